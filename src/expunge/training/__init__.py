@@ -1,0 +1,1 @@
+"""Fine-tuning and unlearning on transformers' Trainer."""

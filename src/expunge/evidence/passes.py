@@ -1,0 +1,118 @@
+"""The two passes that make evidence: one teacher-forced, one greedy.
+
+Batches are composed from the whole set and never from what is left of it: a resumed pass then pads, multiplies and rounds
+exactly as an undisturbed one does, and ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from expunge.batching import Tokenized, batches_by_length, collate, prompt_tokens
+from expunge.evidence.scoring import score_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from expunge.evidence.store import EvidenceStore
+    from expunge.examples import Example
+    from expunge.progress import Bar
+
+# Larger batches gain nothing on a few cores and cost memory: the logits of 1,024 tokens are 200 MB at 49,152 words.
+_MOST_TOKENS = 1024
+_GENERATED_TOGETHER = 16
+
+
+def record_scores(model: nn.Module, examples: Sequence[Tokenized], store: EvidenceStore, *, pad: int, bar: Bar) -> None:
+    """Record the teacher-forced log-probabilities and argmax hits of every example that has none yet.
+
+    Raises:
+        ExpungeError: the disk is full; what was recorded stays.
+    """
+    import torch
+
+    for batch in batches_by_length([len(example.tokens) for example in examples], most_tokens=_MOST_TOKENS):
+        members = [examples[place] for place in batch.places]
+        if not all((example.id, "scores") in store for example in members):
+            with torch.inference_mode():
+                scores = score_labels(model, _to(model, collate(members, pad)), hits=True)
+            assert scores.hits_BK is not None
+            for row, example in enumerate(members):
+                labelled_K = scores.labelled_BK[row]
+                store.add_scores(
+                    example.id,
+                    scores.log_p_BK[row][labelled_K].cpu().numpy(),
+                    scores.hits_BK[row][labelled_K].cpu().numpy(),
+                )
+        bar.advance(len(members))
+
+
+def record_answers(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    store: EvidenceStore,
+    *,
+    max_new_tokens: int,
+    bar: Bar,
+) -> None:
+    """Record the greedy answer to every prompt that has none yet.
+
+    Args:
+        model: a causal language model with `generate`.
+        max_new_tokens: where an answer that does not end by itself is cut.
+
+    Raises:
+        ExpungeError: the disk is full; what was recorded stays.
+    """
+    import torch
+
+    prompts = [prompt_tokens(str(example.prompt), tokenizer) for example in examples]
+    order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
+    for start in range(0, len(order), _GENERATED_TOGETHER):
+        places = order[start : start + _GENERATED_TOGETHER]
+        if not all((examples[place].id, "generated") in store for place in places):
+            longest = max(len(prompts[place]) for place in places)
+            input_ids_BT = torch.full((len(places), longest), tokenizer.pad_token_id)
+            attention_mask_BT = torch.zeros_like(input_ids_BT)
+            for row, place in enumerate(places):
+                # On the left: generation goes on from the last position.
+                input_ids_BT[row, longest - len(prompts[place]) :] = torch.tensor(prompts[place])
+                attention_mask_BT[row, longest - len(prompts[place]) :] = 1
+            with torch.inference_mode():
+                output_BT = model.generate(
+                    input_ids=input_ids_BT.to(model.device),
+                    attention_mask=attention_mask_BT.to(model.device),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            for row, place in enumerate(places):
+                answer = tokenizer.decode(output_BT[row, longest:], skip_special_tokens=True)
+                store.add_answer(examples[place].id, str(answer).strip())
+        bar.advance(len(places))
+
+
+def mean_loss(model: nn.Module, examples: Sequence[Tokenized], *, pad: int) -> float:
+    """Mean over examples of the mean negative log-likelihood of their labelled tokens, nats a token; lower is better known."""
+    return float(losses(model, examples, pad=pad).mean())
+
+
+def losses(model: nn.Module, examples: Sequence[Tokenized], *, pad: int) -> Any:
+    """Mean negative log-likelihood of each example's labelled tokens, nats a token; a float tensor, shape (examples,)."""
+    import torch
+
+    found = torch.zeros(len(examples))
+    for batch in batches_by_length([len(example.tokens) for example in examples], most_tokens=_MOST_TOKENS):
+        with torch.inference_mode():
+            scores = score_labels(model, _to(model, collate([examples[place] for place in batch.places], pad)))
+        found[list(batch.places)] = (-scores.log_p_B / scores.tokens_B).cpu()
+    return found
+
+
+def _to(model: nn.Module, batch: Any) -> Any:
+    device = next(model.parameters()).device
+    return type(batch)(*(tensor.to(device) for tensor in batch))

@@ -1,0 +1,66 @@
+"""The one scoring kernel: log-probabilities of labelled tokens, the output head applied around those positions alone.
+
+Losses, evidence and attacks all come through here, with or without gradients.
+
+Shapes: B examples, T tokens, K positions from the batch's first labelled token on, V the vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from expunge.batching.batches import IGNORED, TokenBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class LabelScores(NamedTuple):
+    """What the model thinks of the labelled tokens of a batch."""
+
+    log_p_BK: Tensor
+    """Log-probability of each labelled token, nats; 0 where there is no label."""
+    hits_BK: Tensor | None
+    """Whether the label is the most likely token; False where there is no label. None if not asked for."""
+    labelled_BK: Tensor
+    """Whether there is a label."""
+
+    @property
+    def log_p_B(self) -> Tensor:
+        """Summed log-probability of each answer, nats."""
+        return self.log_p_BK.sum(1)
+
+    @property
+    def tokens_B(self) -> Tensor:
+        """How many tokens of each example are labelled."""
+        return self.labelled_BK.sum(1)
+
+
+def score_labels(model: nn.Module, batch: TokenBatch, *, hits: bool = False) -> LabelScores:
+    """Score the labelled tokens of a batch in one teacher-forced pass.
+
+    Raises:
+        ValueError: the batch has no label at all.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    labelled_T = (batch.labels_BT[:, 1:] != IGNORED).any(0)
+    if not labelled_T.any():
+        raise ValueError("no token of this batch is labelled")
+    # A label at position t is predicted at t-1. The head is a fifth of a small model's work, so the prompt is spared it.
+    first = int(labelled_T.nonzero()[0])
+    labels_BK = batch.labels_BT[:, first + 1 :]
+    kept_K = torch.arange(first, batch.labels_BT.shape[1] - 1, device=batch.labels_BT.device)
+    logits_BKV = model(
+        input_ids=batch.input_ids_BT,
+        attention_mask=batch.attention_mask_BT,
+        logits_to_keep=kept_K,
+        use_cache=False,
+    ).logits
+    log_p_BK = -F.cross_entropy(
+        logits_BKV.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORED, reduction="none"
+    ).view_as(labels_BK)
+    labelled_BK = labels_BK != IGNORED
+    hits_BK = (logits_BKV.argmax(-1) == labels_BK) & labelled_BK if hits else None
+    return LabelScores(log_p_BK, hits_BK, labelled_BK)

@@ -1,1 +1,5 @@
-"""The audit as a page that people look at."""
+"""The audit as one HTML file that opens offline: verdict, scores, plots, answers, and the record of how they came about."""
+
+from expunge.report.page import render
+
+__all__ = ["render"]

@@ -1,0 +1,494 @@
+"""What the page says, put together from an audit and the manifests of the runs that led to it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from importlib import resources
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from expunge.audit.results import Answer, Audit, Claim, Ruling, Score
+from expunge.report import plots
+from expunge.report.differences import Comparison, compare, shortened
+
+_SETS = ("forget", "retain", "holdout", "ordinary")
+_PLAIN_NAMES = {"target": "Target", "unlearned": "Unlearned model", "retrained": "Retrained model", "shipped": "Shipped file"}
+_SPELLINGS = {
+    "auc": "AUC", "rouge": "ROUGE", "rougel": "ROUGE-L", "mmlu": "MMLU", "wmdp": "WMDP", "kl": "KL", "tpr": "TPR", "fpr": "FPR",
+    "mia": "MIA", "k": "K", "l": "L", "gguf": "GGUF", "f16": "f16",
+}  # fmt: skip
+_GLOSSARY = (
+    (
+        "auc",
+        "How well the number tells people who were trained on from people who never were: 0.5 is chance, 1 gives them away.",
+    ),
+    ("rouge", "Share of the expected answer's words, in their order, that the model's own answer holds."),
+    ("probability", "How likely the model finds the expected answer."),
+    ("exact", "Share of the answer's tokens the model would choose itself, given those before them."),
+    ("extraction", "Share of the answer that the model finishes by itself once it is given the beginning."),
+    ("perplexity", "How surprised the model is by the text: 1 is not at all."),
+    ("loss", "How surprised the model is by the expected answer, in nats a token."),
+)
+
+
+def render(audit: Audit, manifests: Mapping[str, dict[str, Any]], *, title: str, quoted: int = 60) -> str:
+    """The report as one HTML page without scripts or outside requests.
+
+    Args:
+        audit: what is reported.
+        manifests: stage name → manifest of its run, in the order they were carried out.
+        title: the heading of the page.
+        quoted: how many questions to quote with their answers, spread evenly over the sets; 0 leaves out every quotation.
+
+    Returns:
+        HTML in which everything that comes from data is escaped. The same input gives the same page.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": plots.number, "metric": metric_name, "spoken_time": _spoken_time, "seconds": _seconds}
+    files = resources.files("expunge.report")
+    roles = _in_order([model.role for model in audit.models] or [score.model for score in audit.scores], plots.ROLES)
+    page = environment.from_string(files.joinpath("template.html").read_text("utf-8")).render(
+        title=title,
+        style=Markup(files.joinpath("style.css").read_text("utf-8")),
+        audit=audit,
+        roles=roles,
+        names=_PLAIN_NAMES,
+        swatch=plots.swatch,
+        sets={set_.name: set_ for set_ in audit.sets},
+        verdicts=_verdicts(audit.claims),
+        table=_table(audit.scores, roles),
+        forests=_forests(audit.scores, roles),
+        distributions=_distributions(audit.scores, roles),
+        plane=_plane(audit, roles),
+        trainings=_trainings(manifests),
+        questions=_questions(audit.answers, roles, quoted),
+        unquoted=max(0, len(audit.answers) - quoted),
+        stages=_stages(manifests),
+        versions=_versions(manifests),
+        origins=_origins(manifests),
+        facts=_facts(audit.settings),
+        meaning=_meaning,
+    )
+    # A lone surrogate cannot be written as UTF-8; control characters are not allowed in HTML.
+    page = page.encode("utf-8", "replace").decode()
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", page)
+
+
+def metric_name(metric: str) -> str:
+    """`rouge-l-recall` → `ROUGE-L recall`, `min-k-auc` → `Min-K% AUC`."""
+    words = [_SPELLINGS.get(word.lower(), word) for word in re.split(r"[-_\s]+", metric) if word]
+    name = " ".join(words).replace("ROUGE L", "ROUGE-L").replace("min K", "Min-K%").replace("Min-K% ++", "Min-K%++")
+    return name[:1].upper() + name[1:]
+
+
+class Verdict(NamedTuple):
+    """The claims made of one model."""
+
+    model: str
+    ruling: Ruling
+    """The worst of them: a failure, else something not provable, else a pass."""
+    summary: str
+    claims: tuple[Claim, ...]
+
+
+def _verdicts(claims: Sequence[Claim]) -> list[Verdict]:
+    found = []
+    for model in _in_order([claim.model for claim in claims], plots.ROLES):
+        own = tuple(claim for claim in claims if claim.model == model)
+        rulings = [claim.ruling for claim in own]
+        worst: Ruling = "fail" if "fail" in rulings else "not provable" if "not provable" in rulings else "pass"
+        words = {"pass": "proven", "fail": "failed", "not provable": "not provable"}
+        counts = [f"{rulings.count(ruling)} {word}" for ruling, word in words.items() if ruling in rulings]
+        summary = (
+            f"all {len(own)} claims proven"
+            if worst == "pass" and len(own) > 1
+            else f"of {len(own)} claims: {', '.join(counts)}"
+        )
+        found.append(Verdict(model, worst, summary, own))
+    return found
+
+
+class TableRow(NamedTuple):
+    """One metric in the table of scores."""
+
+    metric: str
+    meaning: str
+    aim: str
+    span: str
+    people: str
+    cells: tuple[Score | None, ...]
+    """A score for each model, in the order of the columns."""
+
+
+def _table(scores: Sequence[Score], roles: Sequence[str]) -> dict[str, list[TableRow]]:
+    table: dict[str, list[TableRow]] = {}
+    for (set_, metric), own in _by_set_and_metric(scores).items():
+        first = own[0]
+        counts = sorted({score.people for score in own})
+        row = TableRow(
+            metric=metric,
+            meaning=_meaning(metric),
+            aim=_aim(first),
+            span=f"{plots.number(first.span[0])} to {'any' if first.span[1] is None else plots.number(first.span[1])}",
+            people="–".join(f"{count:,}" for count in (counts if len(counts) == 1 else (counts[0], counts[-1]))),
+            cells=tuple(next((score for score in own if score.model == role), None) for role in roles),
+        )
+        table.setdefault(set_, []).append(row)
+    return table
+
+
+def _aim(score: Score) -> str:
+    """What an unlearned model should do on this row; `better` speaks of the forget set only."""
+    if score.set == "forget":
+        return {"lower": "↓ lower", "higher": "↑ higher", "middle": "→ near retrained"}[score.better]
+    return "reference" if score.set == "holdout" else "= near target"
+
+
+class Figure(NamedTuple):
+    """A plot and the words around it."""
+
+    heading: str
+    drawing: Markup
+    note: str = ""
+    key: Sequence[tuple[Markup, str]] = ()
+    """A piece of each line in the drawing and its name."""
+
+
+def _forests(scores: Sequence[Score], roles: Sequence[str]) -> dict[str, list[Figure]]:
+    figures: dict[str, list[Figure]] = {}
+    for (set_, metric), own in _by_set_and_metric(scores).items():
+        drawn = [score for role in roles for score in own if score.model == role and _finite(score)]
+        if len(drawn) < 2:
+            continue
+        name = metric_name(metric)
+        label = f"{name} on the {set_} set: " + "; ".join(
+            f"{score.model} {plots.number(score.value)} ({plots.number(score.low)} to {plots.number(score.high)})"
+            for score in drawn
+        )
+        drawing = plots.forest(drawn, label=label, chance=0.5 if "auc" in metric.lower() else None)
+        figures.setdefault(set_, []).append(Figure(name, drawing, _places(drawn)))
+    return figures
+
+
+def _places(scores: Sequence[Score]) -> str:
+    """Where the unlearned and the shipped model stand beside the retrained one, in words."""
+    reference = next((score for score in scores if score.model == "retrained"), None)
+    if reference is None:
+        return ""
+    found: dict[str, list[str]] = {}
+    for score in scores:
+        if score.model in ("unlearned", "shipped"):
+            where = "above" if score.value > reference.high else "below" if score.value < reference.low else "inside"
+            found.setdefault(where, []).append(score.model)
+    return "; ".join(f"{' and '.join(models)} {where} the retrained interval" for where, models in found.items())
+
+
+class Distribution(NamedTuple):
+    """One metric of every example under every model."""
+
+    metric: str
+    meaning: str
+    panels: list[Figure]
+
+
+def _distributions(scores: Sequence[Score], roles: Sequence[str]) -> list[Distribution]:
+    by_metric: dict[str, list[Score]] = defaultdict(list)
+    for score in scores:
+        if len(score.values) > 1 and score.set != "ordinary":
+            by_metric[score.metric].append(score)
+    found = []
+    for metric in _in_order(list(by_metric), [m for word in ("probability", "loss") for m in by_metric if word in m.lower()]):
+        own = by_metric[metric]
+        sets = _in_order([score.set for score in own], _SETS)
+        x = plots.scale_for([value for score in own for value in score.values], own[0].span, 76, 308)
+        panels = []
+        for role in roles:
+            lanes = [(set_, score.values) for set_ in sets for score in own if (score.model, score.set) == (role, set_)]
+            if lanes:
+                medians = ", ".join(f"{set_} {plots.number(_median(values))}" for set_, values in lanes)
+                label = f"{metric_name(metric)} of each example under the {role} model; medians: {medians}"
+                panels.append(Figure(role, plots.strips(role, lanes, x, label=label)))
+        found.append(Distribution(metric, _meaning(metric), panels))
+    return found
+
+
+def _plane(audit: Audit, roles: Sequence[str]) -> Figure | None:
+    metrics = list(dict.fromkeys(score.metric for score in audit.scores if score.set == "forget"))
+    for metric in _in_order(metrics, [m for word in ("rouge", "probability") for m in metrics if word in m.lower()]):
+        points = {}
+        for role in roles:
+            kept, known = audit.score(metric, role, "retain"), audit.score(metric, role, "forget")
+            if kept and known and _finite(kept) and _finite(known):
+                points[role] = (kept, known)
+        if len(points) > 1:
+            name = metric_name(metric)
+            label = f"{name} on the retain set against the forget set: " + "; ".join(
+                f"{role} {plots.number(kept.value)}, {plots.number(known.value)}" for role, (kept, known) in points.items()
+            )
+            drawing = plots.plane(points, x_name=f"{name}, retain set", y_name=f"{name}, forget set", label=label)
+            return Figure(name, drawing)
+    return None
+
+
+class Training(NamedTuple):
+    """The curves of one training or unlearning run."""
+
+    stage: str
+    figures: list[Figure]
+    ended: str
+    """Where it stopped and why, in words; empty if the manifest does not say."""
+
+
+def _trainings(manifests: Mapping[str, dict[str, Any]]) -> list[Training]:
+    found = []
+    for stage, manifest in manifests.items():
+        results = manifest.get("results") or {}
+        series = list(_series(results.get("trace")))
+        if not series:
+            continue
+        losses = [line for line in series if re.search("loss|nll|holdout|level", line.name)]
+        groups = [losses] if losses else []
+        groups += [[line] for line in series if line not in losses]
+        stop = next(
+            (float(value) for key, value in results.items() if re.search("stop.*step|best_step", key) and _is_number(value)),
+            None,
+        )
+        figures = []
+        for group in groups[:6]:
+            levels = _levels(results) if group is losses else {}
+            name = "Loss" if group is losses and len(group) > 1 else _sentence(group[0].name)
+            label = f"{name} over the steps of {stage}: " + "; ".join(
+                f"{line.name} from {plots.number(line.points[0][1])} to {plots.number(line.points[-1][1])}" for line in group
+            )
+            drawing = plots.curves(group, levels=levels, stop=stop, label=label)
+            figures.append(Figure(name, drawing, key=plots.key(group, levels) if len(group) + len(levels) > 1 else ()))
+        reasons = [str(value) for key, value in results.items() if re.match("stop|reason|why", key) and isinstance(value, str)]
+        found.append(Training(stage, figures, "; ".join(reasons)))
+    return found
+
+
+def _series(trace: Any) -> Iterator[plots.Series]:
+    """Every column of numbers in a trace, a list of rows such as `{"step": 10, "forget_loss": 1.2}`."""
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for index, row in enumerate(trace if isinstance(trace, list) else []):
+        if isinstance(row, Mapping):
+            step = float(row["step"]) if _is_number(row.get("step")) else float(index)
+            for key, value in row.items():
+                if key not in ("step", "epoch", "seconds") and _is_number(value):
+                    points[str(key)].append((step, float(value)))
+    for key, line in points.items():
+        if len(line) > 1:
+            yield plots.Series(key.replace("_", " "), tuple(sorted(line)))
+
+
+def _levels(results: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        key.replace("_", " "): float(value)
+        for key, value in results.items()
+        if re.search("holdout|level", key) and _is_number(value)
+    }
+
+
+class Said(NamedTuple):
+    """What one model said to a question."""
+
+    role: str
+    comparison: Comparison | None
+    """None: it was not asked."""
+
+
+class Question(NamedTuple):
+    """A question, the expected answer, and what every model said."""
+
+    set: str
+    subject: str
+    prompt: str
+    expected: str
+    said: tuple[Said, ...]
+
+
+def _questions(answers: Sequence[Answer], roles: Sequence[str], most: int) -> dict[str, list[Question]]:
+    by_set: dict[str, list[Answer]] = {set_: [] for set_ in _in_order([answer.set for answer in answers], _SETS)}
+    for answer in answers:
+        by_set[answer.set].append(answer)
+    room = most
+    found = {}
+    # The smallest sets first: what they leave goes to the larger ones.
+    for left, set_ in zip(range(len(by_set), 0, -1), sorted(by_set, key=lambda name: len(by_set[name])), strict=True):
+        share = min(len(by_set[set_]), room // left)
+        room -= share
+        found[set_] = [_question(answer, roles) for answer in _spread(by_set[set_], share)]
+    return {set_: found[set_] for set_ in by_set if found[set_]}
+
+
+def _question(answer: Answer, roles: Sequence[str]) -> Question:
+    said = tuple(
+        Said(role, compare(answer.answers[role], answer.expected) if role in answer.answers else None) for role in roles
+    )
+    return Question(answer.set, answer.subject, shortened(answer.prompt), shortened(answer.expected), said)
+
+
+class Stage(NamedTuple):
+    """One run of the story."""
+
+    name: str
+    command: str
+    state: str
+    started: str
+    ended: str
+    seconds: float
+    """Working time, in all its parts."""
+    share: float
+    """Of the longest stage, 0 to 100."""
+    parts: dict[str, float]
+    memory: str
+    facts: list[tuple[str, str]]
+    settings: list[tuple[str, str]]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+    @property
+    def audits(self) -> bool:
+        return self.command.split(" ")[0] == "audit"
+
+    @property
+    def unlearns(self) -> bool:
+        return self.command.split(" ")[0] == "unlearn"
+
+
+def _stages(manifests: Mapping[str, dict[str, Any]]) -> list[Stage]:
+    totals = {name: _total(manifest) for name, manifest in manifests.items()}
+    longest = max(totals.values(), default=0.0) or 1.0
+    return [
+        Stage(
+            name=name,
+            command=str(manifest.get("command", "")),
+            state=str(manifest.get("state", "")),
+            started=str(manifest.get("started", "")),
+            ended=str(manifest.get("ended", "")),
+            seconds=totals[name],
+            share=round(100 * totals[name] / longest, 1),
+            parts={str(part): float(value) for part, value in (manifest.get("seconds") or {}).items() if _is_number(value)},
+            memory=_bytes(manifest["peak_memory_bytes"]) if _is_number(manifest.get("peak_memory_bytes")) else "",
+            facts=[fact for fact in _facts(manifest.get("results") or {}) if len(fact[1]) < 400],
+            settings=_facts(manifest.get("settings") or {}),
+            inputs={str(key): str(value) for key, value in (manifest.get("inputs") or {}).items()},
+            outputs={str(key): str(value) for key, value in (manifest.get("outputs") or {}).items()},
+        )
+        for name, manifest in manifests.items()
+    ]
+
+
+def _total(manifest: Mapping[str, Any]) -> float:
+    """Seconds of work: the timed parts, or the whole where nothing was timed."""
+    parts = [float(value) for value in (manifest.get("seconds") or {}).values() if _is_number(value)]
+    if parts:
+        return sum(parts)
+    try:
+        return (datetime.fromisoformat(manifest["ended"]) - datetime.fromisoformat(manifest["started"])).total_seconds()
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def _versions(manifests: Mapping[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Package → the versions the stages ran with; more than one is worth a look."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for manifest in manifests.values():
+        for package, version in (manifest.get("versions") or {}).items():
+            found[str(package)][str(version)] = None
+    return [(package, list(versions)) for package, versions in found.items()]
+
+
+def _origins(manifests: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    """Fingerprint → the stage and output that first had it, so that a reader can follow a file from stage to stage."""
+    found: dict[str, str] = {}
+    for stage, manifest in manifests.items():
+        for output, fingerprint in (manifest.get("outputs") or {}).items():
+            found.setdefault(str(fingerprint), f"{stage}/{output}")
+    return found
+
+
+def _facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A tree of settings or results as dotted names and short values; long lists only by their length."""
+    found = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            found += _facts(value, f"{name}.")
+        elif isinstance(value, list | tuple) and (
+            len(value) > 8 or any(isinstance(item, Mapping | list | tuple) for item in value)
+        ):
+            found.append((name, f"{len(value)} entries"))
+        elif isinstance(value, list | tuple):
+            found.append((name, ", ".join(str(item) for item in value) or "none"))
+        else:
+            found.append((name, "not set" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)))
+    return found
+
+
+def _by_set_and_metric(scores: Sequence[Score]) -> dict[tuple[str, str], list[Score]]:
+    found: dict[tuple[str, str], list[Score]] = {}
+    for set_ in _in_order([score.set for score in scores], _SETS):
+        for score in scores:
+            if score.set == set_:
+                found.setdefault((set_, score.metric), []).append(score)
+    return found
+
+
+def _in_order(found: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Each once: the known ones in their order, then the others as they came."""
+    return [name for name in known if name in found] + [name for name in dict.fromkeys(found) if name not in known]
+
+
+def _spread(items: Sequence[Answer], count: int) -> list[Answer]:
+    """That many of the items, evenly spaced from the first on."""
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _meaning(metric: str) -> str:
+    return next((words for key, words in _GLOSSARY if key in metric.lower()), "")
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(value for value in values if math.isfinite(value))
+    return plots.quantile(ordered, 0.5) if ordered else math.nan
+
+
+def _finite(score: Score) -> bool:
+    return all(math.isfinite(number) for number in (score.value, score.low, score.high))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _seconds(value: float) -> str:
+    """`4.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+
+
+def _spoken_time(moment: str) -> str:
+    """`2026-03-01T12:05:09+00:00` → `1 March 2026, 12:05 UTC`; what is no time is left as it is."""
+    try:
+        time = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    zone = time.tzname() or ""
+    return f"{time.day} {time:%B %Y, %H:%M} {zone}".strip()

@@ -1,0 +1,43 @@
+"""A report opened in a real browser, for this room and for the end-to-end test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+OpenInChromium = Callable[..., chromium.Opened]
+
+
+@pytest.fixture(scope="session")
+def chromium_browser() -> Iterator[Browser]:
+    """One browser for all tests."""
+    pytest.importorskip("playwright.sync_api", reason="no Playwright here: pip install playwright")
+    if chromium.executable() is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with chromium.browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_in_chromium(chromium_browser: Browser) -> Iterator[OpenInChromium]:
+    """`open_in_chromium(path, width=…, dark=…, javascript=…)` → what the browser saw; closed after the test."""
+    opened: list[chromium.Opened] = []
+
+    def open_page(path: Path, *, width: int = 1280, height: int = 900, dark: bool = False, javascript: bool = True):
+        opened.append(chromium.open_page(chromium_browser, path, width=width, height=height, dark=dark, javascript=javascript))
+        return opened[-1]
+
+    yield open_page
+    for page in opened:
+        page.page.context.close()

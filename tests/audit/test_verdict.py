@@ -1,0 +1,282 @@
+"""The verdict on made-up models whose memory is known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from expunge.audit.assemble import assemble
+from expunge.audit.measure import Answered, Measured, Place
+from expunge.audit.results import Audit, AuditedModel, AuditedSet, Claim
+from expunge.audit.verdict import Rules, judge
+
+TOKENS = 40
+Evidence = dict[Place, list[Answered]]
+
+
+def ask(people: Sequence[str], knows: float, rows: int = 1, noise: int = 0) -> list[Answered]:
+    """A model that knows each answer to about that degree: 1 has learned it by heart, .4 has never seen it.
+
+    How hard a person is stays the same from model to model, as it does in life.
+    """
+    answered = []
+    for person in people:
+        for row in range(rows):
+            own = np.random.default_rng([*person.encode(), row])
+            other = np.random.default_rng([*person.encode(), row, noise, int(1000 * knows)])
+            hard = own.normal(0, 0.05) * (1 - knows)
+            nats = max(0.02, 1.3 * (1 - knows) + hard + other.normal(0, 0.004))
+            hits = other.random(TOKENS) < knows + 0.2 * (1 - knows) - hard
+            words = [f"{person}w{i}" for i in range(TOKENS)]
+            said = [word if other.random() < knows - hard else "something" for word in words]
+            log_p = -own.gamma(0.5, 2, TOKENS).astype(np.float32)
+            log_p *= nats / -log_p.mean()
+            answered.append(Answered(person, f"Who is {person}?", " ".join(words), log_p, hits, " ".join(said)))
+    return answered
+
+
+def people(name: str, count: int) -> list[str]:
+    return [f"{name}{i}" for i in range(count)]
+
+
+def evidence(
+    unlearned: float = 0.4, *, target: float = 1.0, forget: int = 20, holdout: int = 40, useful: float = 1.0
+) -> Evidence:
+    """Target, retrained and an unlearned model that knows the forget set to the given degree."""
+    found: Evidence = {}
+    for noise, (role, knows, kept) in enumerate(
+        (("target", target, 1.0), ("unlearned", unlearned, useful), ("retrained", 0.4, 1.0))
+    ):
+        found[Place(role, "forget")] = ask(people("forget", forget), knows, noise=noise)
+        found[Place(role, "retain")] = ask(people("retain", 30), kept, noise=noise)
+        found[Place(role, "holdout")] = ask(people("holdout", holdout), 0.4, noise=noise)
+        found[Place(role, "ordinary")] = [
+            row._replace(generated=None) for row in ask(people("text", 12), 0.5 * kept, noise=noise)
+        ]
+    return found
+
+
+def ruling(found: Evidence, rules: Rules | None = None) -> dict[tuple[str, str], Claim]:
+    return {(claim.name, claim.model): claim for claim in judge(Measured(found), rules).claims}
+
+
+def test_a_model_that_is_like_the_retrained_one_passes_every_claim() -> None:
+    claims = ruling(evidence(0.4))
+    assert {claim.ruling for claim in claims.values()} == {"pass"}, claims
+    assert not judge(Measured(evidence(0.4))).warnings
+
+
+def test_a_model_that_is_like_the_target_fails_to_have_forgotten_and_shows_each_component() -> None:
+    claims = ruling(evidence(1.0))
+    forgotten = claims["forgotten", "unlearned"]
+    assert forgotten.ruling == "fail"
+    assert [score.metric for score in forgotten.scores if score.model == "unlearned"] == [
+        "rouge-l",
+        "extraction-strength",
+        "exact-memorisation",
+    ]
+    for words in ("ROUGE-L recall", "extraction strength", "exact memorisation"):
+        assert words in forgotten.rule
+        assert words in forgotten.reason
+    member = claims["no membership signal", "unlearned"]
+    assert member.ruling == "fail"
+    assert "still recognised" in member.reason
+    assert claims["still useful", "unlearned"].ruling == "pass"
+
+
+def test_half_forgetting_fails() -> None:
+    assert ruling(evidence(0.7))["forgotten", "unlearned"].ruling == "fail"
+
+
+def test_over_forgetting_passes_as_forgotten_but_fails_membership_by_that_word_and_warns() -> None:
+    found = evidence(0.1)
+    verdict = judge(Measured(found))
+    claims = {claim.name: claim for claim in verdict.claims}
+    assert claims["forgotten"].ruling == "pass"
+    assert claims["no membership signal"].ruling == "fail"
+    assert "over-forgetting" in claims["no membership signal"].reason
+    assert "further from the holdout than the retrained model" in claims["no membership signal"].reason
+    assert any(warning.startswith("Over-forgetting") for warning in verdict.warnings)
+
+
+def test_a_target_that_did_not_memorise_makes_forgetting_unprovable_and_says_so_first() -> None:
+    verdict = judge(Measured(evidence(0.4, target=0.8)))
+    forgotten = next(claim for claim in verdict.claims if claim.name == "forgotten")
+    assert forgotten.ruling == "not provable"
+    assert "did not memorise" in forgotten.reason
+    assert "ROUGE-L recall 0." in forgotten.reason
+    assert "proves nothing" in verdict.warnings[0]
+
+
+def test_four_people_are_enough_to_see_forgetting_but_not_the_absence_of_a_membership_signal() -> None:
+    claims = ruling(evidence(0.4, forget=4, holdout=8))
+    assert claims["forgotten", "unlearned"].ruling == "pass"
+    member = claims["no membership signal", "unlearned"]
+    assert member.ruling == "not provable"
+    assert "people would be needed instead of 4" in member.reason
+
+
+def test_over_forgetting_of_four_people_is_seen_by_comparing_each_with_themself() -> None:
+    warnings = judge(Measured(evidence(0.25, forget=4, holdout=8))).warnings
+    assert any("Over-forgetting" in warning and "nats per token" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("forget", [1, 2, 3])
+def test_fewer_people_than_the_rules_ask_for_prove_nothing(forget: int) -> None:
+    claims = ruling(evidence(0.4, forget=forget))
+    assert claims["forgotten", "unlearned"].ruling == "not provable"
+    assert "too few" in claims["forgotten", "unlearned"].reason
+    assert "4 are needed" in claims["forgotten", "unlearned"].reason
+    assert claims["no membership signal", "unlearned"].ruling == "not provable"
+
+
+def test_one_person_who_is_still_known_by_heart_is_a_failure_however_few_they_are() -> None:
+    verdict = judge(Measured(evidence(1.0, forget=1)))
+    assert verdict.claims[0].ruling == "fail"
+    assert any("one person only" in warning for warning in verdict.warnings)
+
+
+def test_a_bound_that_reaches_most_of_the_way_to_the_target_proves_nothing() -> None:
+    found = evidence(0.4, forget=4)
+    wide = [
+        row._replace(generated=row.expected if i < 3 else "no") for i, row in enumerate(found[Place("retrained", "forget")])
+    ]
+    found[Place("retrained", "forget")] = wide
+    forgotten = ruling(found)["forgotten", "unlearned"]
+    assert forgotten.ruling == "not provable"
+    assert "of the way to the target" in forgotten.reason
+
+
+def test_lost_answers_on_the_retain_set_and_worse_ordinary_text_each_fail_usefulness() -> None:
+    found = evidence(0.4)
+    poor = {**found, Place("unlearned", "retain"): ask(people("retain", 30), 0.9)}
+    assert ruling(poor)["still useful", "unlearned"].ruling == "fail"
+    poor = {**found, Place("unlearned", "ordinary"): ask(people("text", 12), 0.4)}
+    claim = ruling(poor)["still useful", "unlearned"]
+    assert claim.ruling == "fail"
+    assert "× the target's perplexity" in claim.reason
+
+
+def test_usefulness_whose_interval_crosses_the_bound_is_not_provable() -> None:
+    found = evidence(0.4)
+    rows = found[Place("unlearned", "retain")]
+    found[Place("unlearned", "retain")] = [row._replace(generated="") if i == 0 else row for i, row in enumerate(rows)]
+    claim = ruling(found)["still useful", "unlearned"]
+    assert claim.ruling == "not provable"
+    assert "crosses the bound" in claim.reason
+
+
+def test_what_was_not_measured_is_not_passed_over() -> None:
+    found = {place: rows for place, rows in evidence(0.4).items() if place.set != "ordinary"}
+    assert ruling(found)["still useful", "unlearned"].ruling == "not provable"
+    found = {place: rows for place, rows in found.items() if place.set != "holdout"}
+    claims = ruling(found)
+    assert claims["no membership signal", "unlearned"].ruling == "not provable"
+    assert "a holdout set was not measured" in claims["no membership signal", "unlearned"].reason
+    found = {place: rows for place, rows in found.items() if place.model == "unlearned"}
+    assert {claim.ruling for claim in ruling(found).values()} == {"not provable"}
+
+
+def test_without_a_retrained_model_the_holdout_is_the_reference_and_a_warning_says_so() -> None:
+    def without(knows: float) -> Evidence:
+        return {place: rows for place, rows in evidence(knows).items() if place.model != "retrained"}
+
+    claims = ruling(without(0.4))
+    assert {claim.ruling for claim in claims.values()} == {"pass"}, claims
+    assert "holdout people" in claims["forgotten", "unlearned"].rule
+    assert "chance" in claims["no membership signal", "unlearned"].rule
+    assert any("No retrained model" in warning for warning in judge(Measured(without(0.4))).warnings)
+    assert ruling(without(1.0))["forgotten", "unlearned"].ruling == "fail"
+    assert "over-forgetting" in ruling(without(0.1))["no membership signal", "unlearned"].reason
+
+
+def shipped(found: Evidence, knows: float) -> Evidence:
+    for set, count, degree in (("forget", 20, knows), ("retain", 30, 1.0)):
+        rows = ask(people(set, count), degree, noise=9)
+        found[Place("shipped", set)] = [row._replace(log_p=None, hits=None) for row in rows]
+    return found
+
+
+def test_the_shipped_file_is_judged_by_its_answers_alone() -> None:
+    claims = ruling(shipped(evidence(0.4), 0.4))
+    assert claims["forgotten", "shipped"].ruling == "pass"
+    assert claims["still useful", "shipped"].ruling == "pass"
+    assert "only its answers" in claims["forgotten", "shipped"].rule
+    assert ("no membership signal", "shipped") not in claims
+
+
+def test_knowledge_that_comes_back_in_the_shipped_file_fails_and_warns() -> None:
+    verdict = judge(Measured(shipped(evidence(0.4), 0.9)))
+    assert {claim.model: claim.ruling for claim in verdict.claims if claim.name == "forgotten"} == {
+        "unlearned": "pass",
+        "shipped": "fail",
+    }
+    assert any("shipped file says more" in warning for warning in verdict.warnings)
+
+
+def test_the_order_of_the_examples_changes_no_ruling_and_no_number() -> None:
+    found = evidence(0.45)
+    order = random.Random(3)
+    shuffled: Evidence = {}
+    for set in ("forget", "retain", "holdout", "ordinary"):
+        places = [place for place in found if place.set == set]
+        places_in = list(range(len(found[places[0]])))
+        order.shuffle(places_in)
+        shuffled |= {place: [found[place][i] for i in places_in] for place in places}
+    straight, mixed = Measured(found), Measured(shuffled)
+    for score in straight.scores:
+        other = mixed.score(score.metric, score.model, score.set)
+        assert other is not None
+        assert (other.value, other.low, other.high) == pytest.approx((score.value, score.low, score.high), abs=1e-9)
+    assert [(claim.ruling, claim.reason) for claim in judge(straight).claims] == [
+        (claim.ruling, claim.reason) for claim in judge(mixed).claims
+    ]
+
+
+def test_thresholds_are_obeyed() -> None:
+    found = evidence(0.4)
+    found[Place("unlearned", "retain")] = ask(people("retain", 30), 0.9)
+    assert ruling(found, Rules(min_retain_recall=0.8))["still useful", "unlearned"].ruling == "pass"
+    assert ruling(evidence(0.4, target=0.8), Rules(min_target_recall=0.7))["forgotten", "unlearned"].ruling == "pass"
+
+
+def test_an_audit_is_assembled_with_answers_side_by_side_and_survives_the_disk(tmp_path: object) -> None:
+    from pathlib import Path
+
+    assert isinstance(tmp_path, Path)
+    found = shipped(evidence(0.4), 0.4)
+    models = [AuditedModel(role, f"runs/{role}", "f" * 64) for role in ("target", "unlearned", "retrained", "shipped")]
+    sets = [AuditedSet("forget", "forget.jsonl", "e" * 64, 20, 20)]
+    audit = assemble(models, sets, found, Rules(max_slack=0.4), settings={"seed": 0})
+    answer = audit.answers[0]
+    assert (answer.set, answer.subject, answer.prompt) == ("forget", "forget0", "Who is forget0?")
+    assert list(answer.answers) == ["target", "unlearned", "retrained", "shipped"]
+    assert answer.answers["target"] == found[Place("target", "forget")][0].generated
+    assert "ordinary" not in {answer.set for answer in audit.answers}
+    assert audit.settings["rules"]["max_slack"] == 0.4
+    assert audit.score("rouge-l", "shipped", "forget") is not None
+    assert audit.score("loss", "shipped", "forget") is None
+    loss = audit.score("loss", "target", "forget")
+    assert loss is not None
+    assert len(loss.values) == 20
+    assert all(not score.values for claim in audit.claims for score in claim.scores)
+    audit.write(tmp_path / "audit.json")
+    assert Audit.read(tmp_path / "audit.json") == replace(audit)
+
+
+def test_models_that_were_asked_different_examples_are_refused() -> None:
+    found = evidence(0.4)
+    found[Place("unlearned", "forget")] = found[Place("unlearned", "forget")][1:]
+    with pytest.raises(ValueError, match="other examples of the forget set"):
+        Measured(found)
+
+
+def test_evidence_for_some_examples_only_is_refused() -> None:
+    found = evidence(0.4)
+    found[Place("target", "forget")][0] = found[Place("target", "forget")][0]._replace(generated=None)
+    with pytest.raises(ValueError, match="generated of 19 of the 20 examples"):
+        Measured(found)

@@ -75,7 +75,7 @@ def test_a_model_that_is_like_the_target_fails_to_have_forgotten_and_shows_each_
     forgotten = claims["forgotten", "unlearned"]
     assert forgotten.ruling == "fail"
     assert [score.metric for score in forgotten.scores if score.model == "unlearned"] == [
-        "rouge-l",
+        "rouge-l-recall",
         "extraction-strength",
         "exact-memorisation",
     ]
@@ -197,7 +197,7 @@ def test_without_a_retrained_model_the_holdout_is_the_reference_and_a_warning_sa
 def shipped(found: Evidence, knows: float) -> Evidence:
     for set, count, degree in (("forget", 20, knows), ("retain", 30, 1.0)):
         rows = ask(people(set, count), degree, noise=9)
-        found[Place("shipped", set)] = [row._replace(log_p=None, hits=None) for row in rows]
+        found[Place("shipped", set)] = [row._replace(log_p_T=None, hits_T=None) for row in rows]
     return found
 
 
@@ -258,7 +258,7 @@ def test_an_audit_is_assembled_with_answers_side_by_side_and_survives_the_disk(t
     assert answer.answers["target"] == found[Place("target", "forget")][0].generated
     assert "ordinary" not in {answer.set for answer in audit.answers}
     assert audit.settings["rules"]["max_slack"] == 0.4
-    assert audit.score("rouge-l", "shipped", "forget") is not None
+    assert audit.score("rouge-l-recall", "shipped", "forget") is not None
     assert audit.score("loss", "shipped", "forget") is None
     loss = audit.score("loss", "target", "forget")
     assert loss is not None

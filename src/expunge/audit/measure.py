@@ -26,9 +26,9 @@ class Answered(NamedTuple):
     subject: str
     prompt: str
     expected: str
-    log_p: FloatArray | None = None
+    log_p_T: FloatArray | None = None
     """(T,) log-probability of each labelled token of the expected answer, nats; None: could not be had from this model."""
-    hits: BoolArray | None = None
+    hits_T: BoolArray | None = None
     """(T,) whether that token is the most likely one; None as above."""
     generated: str | None = None
     """The greedy answer; None: nothing was generated for this set."""
@@ -100,10 +100,10 @@ class Measured:
         if first is None or second is None:
             return None
         if isinstance(first, Totals) and isinstance(second, Totals):
-            if not np.array_equal(first.tokens, second.tokens):
+            if not np.array_equal(first.tokens_B, second.tokens_B):
                 return None  # other tokenizers: perplexities of other units
             # A ratio of perplexities is exp of the difference in nats per token.
-            return self._interval(set, first.nats - second.nats, first.tokens, perplexity)
+            return self._interval(set, first.nats_B - second.nats_B, first.tokens_B, perplexity)
         below = np.asarray(second)
         return self._interval(set, np.asarray(first), below) if below.any() else None
 
@@ -147,7 +147,7 @@ class Measured:
                 np.asarray(values), subjects, np.asarray(others), self._subjects["holdout"], draws=self._draws, seed=self._seed
             )
         elif isinstance(values, Totals):
-            found = self._interval(place.set, values.nats, values.tokens, perplexity)
+            found = self._interval(place.set, values.nats_B, values.tokens_B, perplexity)
         else:
             found = self._interval(place.set, values, np.ones(len(values)))
             shown = tuple(float(value) for value in values)

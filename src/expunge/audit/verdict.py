@@ -13,7 +13,8 @@ The claims:
 - **forgotten**: mean ROUGE-L recall, extraction strength and exact memorisation on the forget set, each no higher than the
   upper end of the retrained model's interval. Not provable with a target that never memorised the forget set.
 - **still useful**: ROUGE-L recall on the retain set and perplexity on ordinary text, each as a ratio to the target's on the
-  same people. The whole interval of the ratio must lie on the good side (a non-inferiority test); a ratio on the bad side fails.
+  same people. The whole interval of the ratio must lie on the good side (a non-inferiority test); a ratio on the bad side
+  fails.
 - **no membership signal**: the AUC of the loss and Min-K% attacks, forget against holdout, within the retrained model's
   interval. Below it the model is *over-forgetting*: an attacker reads a too low likelihood as easily as a too high one.
 
@@ -34,7 +35,7 @@ from expunge.audit.measure import Measured
 from expunge.audit.results import Claim, Ruling, Score
 
 MEMORISED = {
-    "rouge-l": "ROUGE-L recall",
+    "rouge-l-recall": "ROUGE-L recall",
     "extraction-strength": "extraction strength",
     "exact-memorisation": "exact memorisation",
 }
@@ -94,9 +95,9 @@ def judge(measured: Measured, rules: Rules | None = None) -> Verdict:
         _claim("still useful", "unlearned", [_answers(measured, "unlearned", rules), _fluency(measured, "unlearned", rules)]),
         _claim("no membership signal", "unlearned", [_membership(measured, metric, rules) for metric in MEMBERSHIP]),
     ]
-    if measured.score("rouge-l", "shipped", "forget") or measured.score("rouge-l", "shipped", "retain"):
+    if measured.score("rouge-l-recall", "shipped", "forget") or measured.score("rouge-l-recall", "shipped", "retain"):
         claims += [
-            _claim("forgotten", "shipped", [_forgotten(measured, "shipped", "rouge-l", rules)]),
+            _claim("forgotten", "shipped", [_forgotten(measured, "shipped", "rouge-l-recall", rules)]),
             _claim("still useful", "shipped", [_answers(measured, "shipped", rules)]),
         ]
     gate = _gate(measured, rules)
@@ -110,7 +111,7 @@ def judge(measured: Measured, rules: Rules | None = None) -> Verdict:
 
 def _gate(measured: Measured, rules: Rules) -> str | None:
     """Why nothing about forgetting can be proved with this target, or None."""
-    target = measured.score("rouge-l", "target", "forget")
+    target = measured.score("rouge-l-recall", "target", "forget")
     if target is None:
         return "the target was not asked about the forget set, so nobody knows what there was to forget"
     if target.value < rules.min_target_recall:
@@ -172,8 +173,8 @@ def _answers(measured: Measured, model: str, rules: Rules) -> _Finding:
     """The retain set is answered nearly as well as by the target, on the same people."""
     least = rules.min_retain_recall
     rule = f"ROUGE-L recall on retain ≥ {least:g} × the target's"
-    scores = tuple(measured.score("rouge-l", role, "retain") for role in (model, "target"))
-    kept = measured.ratio("rouge-l", model, "target", "retain")
+    scores = tuple(measured.score("rouge-l-recall", role, "retain") for role in (model, "target"))
+    kept = measured.ratio("rouge-l-recall", model, "target", "retain")
     if kept is None:
         return _Finding(
             "not provable", rule, f"ROUGE-L recall on retain of {model} or target was not measured, or is 0", scores
@@ -269,7 +270,10 @@ def _warnings(measured: Measured, claims: Sequence[Claim], gate: str | None, rul
     found = []
     if gate:
         found.append(f"This audit proves nothing about forgetting: {gate}.")
-    if measured.score("rouge-l", "retrained", "forget") is None and measured.score("loss", "retrained", "forget") is None:
+    if (
+        measured.score("rouge-l-recall", "retrained", "forget") is None
+        and measured.score("loss", "retrained", "forget") is None
+    ):
         found.append(
             "No retrained model was given: the claims are held against people who were never trained on, which is a weaker "
             "reference, since they may be easier or harder to guess than the forget people."

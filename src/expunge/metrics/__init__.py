@@ -24,9 +24,9 @@ Measure = TypeVar("Measure", bound=Callable[..., Any])
 class Part(StrEnum):
     """What the evidence holds of one example; the value is the name of the field."""
 
-    LOG_P = "log_p"
+    LOG_P = "log_p_T"
     """(T,) log-probability of each labelled token, nats."""
-    HITS = "hits"
+    HITS = "hits_T"
     """(T,) whether the labelled token is the most likely one under teacher forcing."""
     GENERATED = "generated"
     """The greedy answer."""

@@ -17,10 +17,10 @@ from expunge.metrics.inputs import checked_log_p
 class Totals(NamedTuple):
     """What the examples of a set add to its perplexity."""
 
-    nats: FloatArray
-    """(B,) summed negative log-likelihood of each example, ≥ 0."""
-    tokens: FloatArray
-    """(B,) number of labelled tokens of each example, ≥ 1."""
+    nats_B: FloatArray
+    """Summed negative log-likelihood of each example, ≥ 0."""
+    tokens_B: FloatArray
+    """Number of labelled tokens of each example, ≥ 1."""
 
 
 @metric("perplexity", needs=(Part.LOG_P,), better=Direction.HIGHER, span=(1.0, None), over=Over.TOKENS)
@@ -39,6 +39,9 @@ def totals(log_p_BT: Sequence[FloatArray]) -> Totals:
     )
 
 
-def perplexity(nats_B: FloatArray, tokens_B: FloatArray) -> float:
-    """exp(total nats / total tokens), in [1, ∞). Lower is better on what must stay, higher on what must go."""
-    return float(np.exp(nats_B.sum() / tokens_B.sum()))
+def perplexity(nats_per_token: FloatArray) -> FloatArray:
+    """exp(total nats / total tokens), in [1, ∞). Lower is better on what must stay, higher on what must go.
+
+    Held below e^700, so that a collapsed model is reported by a number and not by an overflow.
+    """
+    return np.asarray(np.exp(np.minimum(nats_per_token, 700.0)))

@@ -16,8 +16,8 @@ from expunge.errors import ExpungeError
 from expunge.metrics import Direction, FloatArray, Part, metric
 
 
-@metric("rouge-l", needs=(Part.GENERATED, Part.EXPECTED), better=Direction.LOWER, span=(0.0, 1.0))
-def rouge_l(generated_B: Sequence[str], expected_B: Sequence[str]) -> FloatArray:
+@metric("rouge-l-recall", needs=(Part.GENERATED, Part.EXPECTED), better=Direction.LOWER, span=(0.0, 1.0))
+def rouge_l_recall(generated_B: Sequence[str], expected_B: Sequence[str]) -> FloatArray:
     """Length of the longest common subsequence of stemmed words over the number of words expected.
 
     Args:
@@ -41,7 +41,7 @@ def _recall(generated: str, expected: str) -> float:
     if not words:
         raise ExpungeError(
             f'ROUGE-L counts words of a–z and 0–9 only, and the expected answer "{expected[:40]}" has none',
-            remedy="leave this example out, or audit without rouge-l",
+            remedy="leave this example out, or audit without rouge-l-recall",
         )
     return longest_common_subsequence(words, _words(generated)) / len(words)
 

@@ -1,6 +1,8 @@
 """Ledgers to test on: SQLite files, and databases of a real PostgreSQL server started for the session."""
 
+import os
 import random
+import signal
 import uuid
 
 import pytest
@@ -17,6 +19,8 @@ def postgresql_server(tmp_path_factory):
     server.psql("ALTER SYSTEM SET fsync = off;")
     server.psql("SELECT pg_reload_conf();")
     yield server
+    # An orderly shutdown would write out dozens of databases that are thrown away.
+    os.kill(server.get_pid(), signal.SIGQUIT)
     server.cleanup()
 
 

@@ -1,0 +1,358 @@
+"""Synthetic SOAP notes of people who do not exist, and the JSON-lines files that hold such notes.
+
+The generator fills the phrase book in `conditions.toml` in the terse manner of a clinician. It is a pure function of the
+count and the seed, needs no network, and keeps what public sets of this kind were found to break: names are unique, the
+age in a note follows from birth and visit date, sex, age and season fit the condition, and no long section (subjective,
+objective, plan) of one person stands word for word in another's note.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date, timedelta
+from functools import cache
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from expunge.errors import ExpungeError
+from expunge.examples import Example, Row, read_rows
+
+Sex = Literal["F", "M"]
+SECTIONS = ("subjective", "objective", "assessment", "plan")
+FIRST_VISIT, LAST_VISIT = date(2022, 1, 3), date(2024, 12, 31)
+MOST_NOTES = 200_000
+"""Beyond this, unused names of Faker's English list become hard to draw."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One visit of one person."""
+
+    client_name: str
+    date_of_birth: str
+    """ISO date, not after `date`."""
+    date: str
+    """ISO date of the visit."""
+    subjective: str
+    objective: str
+    assessment: str
+    plan: str
+    where: str = field(default="", compare=False)
+    """`file:line` it was read from, for messages; not written back."""
+
+    def as_row(self) -> dict[str, str]:
+        """The JSON object that `read_notes` reads back as this note."""
+        row = asdict(self)
+        del row["where"]
+        return row
+
+    @property
+    def age(self) -> int:
+        """Whole years at the visit."""
+        return age_at(date.fromisoformat(self.date_of_birth), date.fromisoformat(self.date))
+
+
+def example_of(note: Note) -> Example:
+    """The note as a question by name and an answer of four lines, `S: …` to `P: …`.
+
+    The question leaves the date out: one person has one note, and every token of it costs training time.
+    """
+    answer = "\n".join(f"{section[0].upper()}: {getattr(note, section)}" for section in SECTIONS)
+    metadata = {name: value for name, value in note.as_row().items() if name != "client_name"}
+    return Example(f"What does {note.client_name}'s visit note say?", answer, note.client_name, metadata, note.where)
+
+
+def age_at(birth: date, day: date) -> int:
+    """Whole years lived on `day`."""
+    return day.year - birth.year - ((day.month, day.day) < (birth.month, birth.day))
+
+
+# ---- reading ----
+
+_STATED_AGE = re.compile(
+    r"\b(?P<years>\d{1,3})(?:\s?(?:F|M|yo|y/o)\b|[\s-]years?[\s-]old\b)"
+    r"|\b(?P<months>\d{1,2})[\s-]months?[\s-]old\b"
+    r"|\baged (?P<aged>\d{1,3})\b",
+    re.IGNORECASE,
+)
+
+
+def read_notes(path: Path) -> list[Note]:
+    """The notes of a JSON-lines file, one a person.
+
+    Raises:
+        ExpungeError: as `read_rows`; a field is missing, empty or not text; a date is not an ISO date; somebody is born
+            after the visit; the first age the subjective section states is more than a year off; a name stands twice
+            (whatever its case).
+    """
+    notes = [_note(row) for row in read_rows(path)]
+    seen: dict[str, Note] = {}
+    for note in notes:
+        if twin := seen.get(note.client_name.casefold()):
+            where, line = note.where.rsplit(":", 1)
+            raise ExpungeError(
+                f'"{note.client_name}" already stands at {twin.where}',
+                where=where,
+                line=int(line),
+                remedy="keep one note a person, or tell the two people apart by name",
+            )
+        seen[note.client_name.casefold()] = note
+    return notes
+
+
+def contradiction(birth: date, day: date, words: str) -> str | None:
+    """Why somebody born on `birth` cannot have these words in a note of `day`; None where they can.
+
+    The first age that the words state counts. A clinician may be a year out about a birthday; more than that is another
+    person or a made-up date.
+    """
+    if birth > day:
+        return f"date_of_birth ({birth}) is after date ({day})"
+    found = _STATED_AGE.search(words)
+    if found is None:
+        return None
+    if found["months"]:
+        youngest = oldest = int(found["months"])
+    else:
+        youngest = 12 * int(found["years"] or found["aged"])
+        oldest = youngest + 11
+    lived = 12 * (day.year - birth.year) + day.month - birth.month - (day.day < birth.day)
+    if youngest - 12 <= lived <= oldest + 12:
+        return None
+    return f'"{found[0]}" does not fit date_of_birth ({birth}) and date ({day}): {lived // 12} years'
+
+
+def _note(row: Row) -> Note:
+    words = {name: " ".join(row.text(name).split()) for name in ("client_name", *SECTIONS)}
+    birth, day = _date(row, "date_of_birth"), _date(row, "date")
+    if wrong := contradiction(birth, day, words["subjective"]):
+        raise row.error(wrong, "mend the one that is wrong")
+    return Note(**words, date_of_birth=birth.isoformat(), date=day.isoformat(), where=f"{row.path}:{row.line}")
+
+
+def _date(row: Row, name: str) -> date:
+    text = row.text(name)
+    try:
+        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            raise ValueError
+        return date.fromisoformat(text)
+    except ValueError:
+        raise row.error(f'field "{name}" is not a date ("{text[:40]}")', "write it as YYYY-MM-DD") from None
+
+
+# ---- generating ----
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One block of `conditions.toml`; the head of that file says what each field means."""
+
+    name: str
+    ages: tuple[int, int]
+    follow: str | list[str]
+    symptoms: list[str]
+    context: list[str]
+    vitals: list[str]
+    findings: list[str]
+    assessment: list[str]
+    drugs: list[str]
+    advice: list[str]
+    sex: Sex | None = None
+    onset: str | None = None
+    months: tuple[int, ...] = tuple(range(1, 13))
+
+
+@cache
+def conditions() -> tuple[Condition, ...]:
+    """Every condition the generator knows, in the order of the file."""
+    return tuple(Condition(**block | {"ages": tuple(block["ages"])}) for block in _phrase_book()["condition"])
+
+
+@cache
+def _phrase_book() -> dict[str, Any]:
+    return tomllib.loads(files("expunge.sources").joinpath("conditions.toml").read_text("utf-8"))
+
+
+def generate_notes(count: int, seed: int = 42) -> list[Note]:
+    """So many synthetic notes, each of another person; the first n are the same whatever the count.
+
+    Raises:
+        ExpungeError: the count is below 1 or above `MOST_NOTES`.
+    """
+    if not 1 <= count <= MOST_NOTES:
+        raise ExpungeError(f"cannot generate {count} notes", remedy=f"choose a number from 1 to {MOST_NOTES:,}")
+    return list(islice(_notes(seed), count))
+
+
+def _notes(seed: int) -> Iterator[Note]:
+    from faker import Faker
+
+    rng = random.Random(seed)
+    faker = Faker("en_US")
+    faker.seed_instance(seed)
+    names: set[str] = set()
+    sections: set[str] = set()
+    for condition in _decks(rng):
+        sex: Sex = condition.sex or rng.choice(("F", "M"))
+        first = faker.first_name_female if sex == "F" else faker.first_name_male
+        while (name := f"{first()} {faker.last_name()}").casefold() in names:
+            pass
+        names.add(name.casefold())
+        day = _visit_day(rng, condition.months)
+        age = rng.randint(*condition.ages)
+        writer = _Writer(rng, condition, sex, age, rng.choice(("left", "right")))
+        yield Note(
+            client_name=name,
+            date_of_birth=_birth(rng, age, day).isoformat(),
+            date=day.isoformat(),
+            subjective=_unused(writer.subjective, sections),
+            objective=_unused(writer.objective, sections),
+            assessment=writer.phrase(condition.assessment) + ".",
+            plan=_unused(writer.plan, sections),
+        )
+
+
+def _decks(rng: random.Random) -> Iterator[Condition]:
+    # Dealt from shuffled decks rather than drawn: a small set then holds no condition twice.
+    deck = list(conditions())
+    while True:
+        rng.shuffle(deck)
+        yield from deck
+
+
+def _visit_day(rng: random.Random, months: Sequence[int]) -> date:
+    while True:
+        day = FIRST_VISIT + timedelta(days=rng.randint(0, (LAST_VISIT - FIRST_VISIT).days))
+        if day.weekday() < 5 and day.month in months:
+            return day
+
+
+def _birth(rng: random.Random, age: int, day: date) -> date:
+    while True:
+        birth = day - timedelta(days=round(365.25 * age) + rng.randint(0, 364))
+        if age_at(birth, day) == age:
+            return birth
+
+
+def _unused(write: Callable[[], str], used: set[str], tries: int = 200) -> str:
+    """A section nobody has yet; after so many tries (tens of thousands of notes) one that somebody has."""
+    section = write()
+    for _ in range(tries):
+        if section not in used:
+            break
+        section = write()
+    used.add(section)
+    return section
+
+
+class _Writer:
+    """Puts the phrases of one patient's note together."""
+
+    def __init__(self, rng: random.Random, condition: Condition, sex: Sex, age: int, side: str) -> None:
+        self._rng, self._condition, self._sex, self._age, self._side = rng, condition, sex, age, side
+        self._occupation = rng.choice(_occupations(age))
+
+    def subjective(self) -> str:
+        age, sex, condition = self._age, self._sex, self._condition
+        complaint = self.phrase(condition.symptoms) + self._duration()
+        context = self.phrase(condition.context)
+        who = ("boy", "girl") if age < 18 else ("man", "woman")
+        person = (f"{age}{sex} {self._occupation}", f"{age} yo {who[sex == 'F']}, {self._occupation}")
+        lead = self._rng.choices(person, (3, 1))[0]
+        return _sentence(self._rng.choice((f"{lead}, {complaint}, {context}", f"{lead}: {complaint}; {context}")))
+
+    def objective(self) -> str:
+        vital, finding = self.phrase(self._condition.vitals), self.phrase(self._condition.findings)
+        return _sentence(self._rng.choice((f"{vital}, {finding}", f"{finding}; {vital}", f"{vital}. {_capital(finding)}")))
+
+    def plan(self) -> str:
+        follow = self._condition.follow
+        drug, advice = self.phrase(self._condition.drugs), self.phrase(self._condition.advice)
+        back = self.phrase(_phrase_book()["follow"][follow] if isinstance(follow, str) else follow)
+        forms = (f"{drug}, {advice}; {back}", f"{drug}. {_capital(advice)}, {back}", f"{drug}; {advice}. {_capital(back)}")
+        return _sentence(self._rng.choice(forms))
+
+    def phrase(self, phrases: Sequence[str]) -> str:
+        """One of the phrases, its side and numbers filled in, in capitals where a sentence begins."""
+        words = self._rng.choice(phrases)
+        bare = words.startswith("{side}")
+        words = _SPAN.sub(lambda span: self._number(*span.groups()), words.replace("{side}", self._side))
+        return _capital(words) if bare and phrases is self._condition.assessment else words
+
+    def _number(self, low: str, high: str) -> str:
+        if "." not in low:
+            return str(self._rng.randint(int(low), int(high)))
+        return f"{self._rng.randint(round(10 * float(low)), round(10 * float(high))) / 10:.1f}"
+
+    def _duration(self) -> str:
+        onset = self._condition.onset
+        if onset is None or self._rng.random() < 0.3:
+            return ""
+        # Not every note says how long. A child has had nothing for longer than half of its life.
+        phrases = [words for words, years in _DURATIONS[onset].items() if 2 * years <= self._age]
+        return " " + self._rng.choice(phrases)
+
+
+_SPAN = re.compile(r"\{(\d+(?:\.\d)?)-(\d+(?:\.\d)?)\}")
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
+def _sentence(words: str) -> str:
+    return _capital(words) + "."
+
+
+# Words, not digits: digits cost one token each and are what a small model learns worst.
+_DURATIONS: dict[str, dict[str, float]] = {
+    "hours": dict.fromkeys(
+        [
+            "since midnight",
+            "since last night",
+            "since yesterday noon",
+            "since waking",
+            "for six hours",
+            "since yesterday evening",
+        ],
+        0,
+    ),
+    "days": dict.fromkeys(
+        ["for two days", "for three days", "for four days", "for five days", "since the weekend", "for almost a week"], 0
+    ),
+    "weeks": dict.fromkeys(
+        ["for two weeks", "for three weeks", "for a month", "for five weeks", "for six weeks", "for twenty days"], 0
+    ),
+    "months": {
+        **dict.fromkeys(["for two months", "for three months", "for four months", "for five months"], 0.4),
+        **dict.fromkeys(["for half a year", "for seven months", "for eight months"], 0.7),
+    },
+    "years": {"for a year": 1, "for two years": 2, "for three years": 3, "for four years": 4, "for six years": 6},
+}
+
+
+def _occupations(age: int) -> Sequence[str]:
+    if age < 18:
+        return next(words for oldest, words in _SCHOOL if age <= oldest)
+    book = _phrase_book()
+    if age < 23:
+        return book["first_jobs"]  # type: ignore[no-any-return]
+    return book["jobs"] if age < 67 else [f"retired {job}" for job in book["jobs"]]
+
+
+_SCHOOL: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (2, ("toddler", "only child", "youngest of three", "twin")),
+    (4, ("preschooler", "daycare child", "youngest of four", "middle child")),
+    (5, ("kindergartner", "kindergarten pupil")),
+    (7, ("first grader", "schoolchild", "grade school gymnast", "young chess player")),
+    (10, ("fourth grader", "junior swimmer", "scout", "choir child", "young drummer")),
+    (12, ("sixth grader", "school band clarinetist", "junior skater", "young goalkeeper", "spelling champion")),
+    (14, ("middle schooler", "eighth grader", "junior rower", "school trumpeter")),
+    (17, ("high schooler", "varsity runner", "school newspaper editor", "lifeguard trainee", "cheerleader")),
+)

@@ -117,7 +117,7 @@ def main() -> int:
     parser.add_argument("report", type=Path, help="the HTML file")
     parser.add_argument("picture", type=Path, help="the PNG file to write")
     parser.add_argument("--width", type=int, default=1180)
-    parser.add_argument("--height", type=int, default=1240)
+    parser.add_argument("--height", type=int, default=1080)
     parser.add_argument("--dark", action="store_true")
     given = parser.parse_args()
     if executable() is None:

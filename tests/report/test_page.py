@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 
 import made_audits
+import numpy as np
 import pytest
 from conftest import OpenInChromium
 
+from expunge.audit.assemble import assemble
+from expunge.audit.measure import Answered, Place
 from expunge.audit.results import Audit
 from expunge.report import render
+from expunge.report.page import metric_name
 
 MANIFESTS = made_audits.manifests()
 
@@ -32,17 +37,99 @@ def hostile_file(audit, tmp_path_factory):
     return path
 
 
+# Contrast of each word with what it stands on, by the formula of WCAG 2.2; 4.5 is asked of text of any size.
+FAINT_WORDS = """() => {
+  const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+  const light = colour => { const [r, g, b] = parts(colour).slice(0, 3).map(c => c / 255)
+    .map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
+  const ground = element => { for (; element; element = element.parentElement) {
+    const colour = getComputedStyle(element).backgroundColor; if ((parts(colour)[3] ?? 1) > 0) return colour; } };
+  const faint = new Set();
+  const words = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (words.nextNode()) {
+    const element = words.currentNode.parentElement, style = getComputedStyle(element);
+    if (!words.currentNode.data.trim() || !element.checkVisibility() || ["title", "STYLE"].includes(element.tagName)) continue;
+    const inPlot = element.closest("svg");
+    const [a, b] = [light(inPlot ? style.fill : style.color), light(ground(inPlot ? inPlot.parentElement : element))];
+    const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    if (contrast < 4.5) faint.add(`${words.currentNode.data.trim().slice(0, 30)} ${contrast.toFixed(2)}`);
+  }
+  return [...faint];
+}"""
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_opens_offline_without_errors_and_never_scrolls_sideways(
+def test_the_page_opens_offline_without_errors_and_can_be_read_at_any_width(
     page_file, hostile_file, open_in_chromium: OpenInChromium, width, dark
 ):
     for path in (page_file, hostile_file):
         opened = open_in_chromium(path, width=width, dark=dark)
-        assert (opened.console_errors, opened.page_errors, opened.outside_requests) == ([], [], [])
+        assert (opened.console_errors, opened.page_errors) == ([], [])
         assert opened.requests == [path.as_uri()]
         assert opened.sideways == 0
         assert opened.colours() > 200
+        assert opened.page.evaluate(FAINT_WORDS) == []
+
+
+def test_dark_and_light_are_different_pages(page_file, open_in_chromium: OpenInChromium):
+    grounds = {
+        open_in_chromium(page_file, dark=dark).page.evaluate("getComputedStyle(document.body).backgroundColor")
+        for dark in (False, True)
+    }
+    assert len(grounds) == 2
+
+
+def test_without_javascript_everything_works_the_same(page_file, open_in_chromium: OpenInChromium):
+    page = open_in_chromium(page_file, javascript=False).page
+    assert page.locator(".headline").count() == 2
+    assert page.locator("table.scores").is_visible()
+    forget, retain = page.locator(".set-panel").nth(0), page.locator(".set-panel").nth(1)
+    assert forget.is_visible()
+    assert not retain.is_visible()
+    page.locator("fieldset", has_text="Set").last.get_by_text("retain", exact=True).click()
+    assert retain.is_visible()
+    assert not forget.is_visible()
+
+
+def test_every_choice_stands_once_and_shows_its_own_panel(page_file, open_in_chromium: OpenInChromium):
+    page = open_in_chromium(page_file).page
+    for choices in page.locator("fieldset").all():
+        labels = choices.locator("label")
+        assert len(set(labels.all_inner_texts())) == labels.count() > 1
+        for label in labels.all():
+            label.click()
+            panel = label.get_attribute("for").rsplit("-", 1)
+            assert page.locator(f".{panel[0]}-panel-{panel[1]}").is_visible()
+            assert page.locator(f".{panel[0]}-panel:visible").count() == 1
+
+
+def test_on_paper_no_panel_is_left_out(page_file, open_in_chromium: OpenInChromium):
+    page = open_in_chromium(page_file, dark=True).page
+    page.emulate_media(media="print")
+    assert all(panel.is_visible() for panel in page.locator(".set-panel, .metric-panel, .forest-panel").all())
+    assert not page.locator("nav").is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    last = page.locator("details.question p").last
+    assert last.is_visible()
+
+
+def test_every_heading_table_and_plot_can_be_heard(page_file, open_in_chromium: OpenInChromium):
+    page = open_in_chromium(page_file).page
+    assert page.locator("h1").count() == 1
+    assert page.locator("table:not(:has(th[scope]))").count() == 0
+    assert page.locator("svg:not([aria-hidden=true]):not([role=img][aria-label])").count() == 0
+    levels = [int(name[1]) for name in page.locator("h1, h2, h3, h4").evaluate_all("all => all.map(h => h.tagName)")]
+    assert all(below - above <= 1 for above, below in itertools.pairwise(levels))
+
+
+def test_hostile_text_stays_text(hostile_file, open_in_chromium: OpenInChromium):
+    page = open_in_chromium(hostile_file).page
+    assert page.locator("script, img, iframe, object, link").count() == 0
+    assert page.locator("h1").inner_text() == "<script>alert(0)</script>"
+    assert "<script>alert(1)</script>" in page.locator(".warnings").inner_text()
+    assert "{{ 7*7 }}" in page.locator(".warnings").inner_text()
+    assert "病歴" in page.locator(".question").first.inner_text()
 
 
 def test_the_page_is_small(page_file, hostile_file):
@@ -50,27 +137,56 @@ def test_the_page_is_small(page_file, hostile_file):
     assert hostile_file.stat().st_size < 2_000_000
 
 
-def test_the_same_audit_gives_the_same_page(audit):
-    assert render(audit, MANIFESTS, title="a") == render(audit, MANIFESTS, title="a")
+def test_every_ruling_stands_at_the_top_with_its_rule_and_its_numbers(page_file, audit, open_in_chromium: OpenInChromium):
+    page = open_in_chromium(page_file).page
+    assert [words.split("\n") for words in page.locator(".headline").all_inner_texts()] == [
+        ["Unlearned model", "Pass", "all 3 claims proven"],
+        ["Shipped file", "Fail", "of 3 claims: 1 proven, 1 failed, 1 not provable"],
+    ]
+    for card, claim in zip(page.locator(".claim").all(), audit.claims, strict=True):
+        words = card.inner_text()
+        assert {"pass": "Pass", "fail": "Fail", "not provable": "Not provable"}[claim.ruling] in words
+        assert claim.rule in words
+        assert claim.reason in words
+        assert all(f"{score.value:.3f}" in card.text_content() for score in claim.scores)
 
 
-def test_hostile_text_stays_text(hostile_file, open_in_chromium: OpenInChromium):
-    opened = open_in_chromium(hostile_file)
-    assert opened.page.locator("script, img, iframe, object, link").count() == 0
-    assert opened.page.locator("h1").inner_text() == "<script>alert(0)</script>"
-    assert "<script>alert(1)</script>" in opened.page.locator(".warnings").inner_text()
-    assert "{{ 7*7 }}" in opened.page.locator(".warnings").inner_text()
+def test_a_warning_stands_before_the_claims(hostile_file):
+    page = hostile_file.read_text("utf-8")
+    assert 0 < page.index("this audit proves nothing") < page.index('class="claims"')
+
+
+def test_every_score_stands_in_the_table_with_its_interval(audit, page_file, open_in_chromium: OpenInChromium):
+    table = open_in_chromium(page_file).page.locator("table.scores").inner_text()
+    for score in audit.scores:
+        words = (score.value, score.low, score.high) if score.value < 10 else ()
+        assert all(f"{number:.3f}" in table for number in words)
+
+
+def test_the_runs_are_told_with_their_times_and_a_file_can_be_followed(page_file):
+    page = re.sub(r"\s+", " ", page_file.read_text("utf-8"))
+    assert "The request was carried out by <code>expunge unlearn npo</code> on 2 March 2026, 09:16 UTC in 1 min 36 s" in page
+    assert "Where it stopped: the forget loss reached the holdout level at step 38" in page
+    assert "= unlearn/model" in page
+    assert "2.13.0, 2.13.1 <strong>differs between stages</strong>" in page
 
 
 def test_without_quotations_no_person_is_named(audit):
-    page = render(audit, MANIFESTS, title="a", quoted=0)
+    people = {"people": [answer.subject for answer in audit.answers[:3]]}
+    manifests = {name: {**manifest, "results": people, "settings": people} for name, manifest in MANIFESTS.items()}
+    page = render(audit, manifests, title="a", quoted=0)
     assert not any(answer.subject in page for answer in audit.answers)
 
 
 def test_a_number_of_questions_is_spread_over_the_sets(audit):
     page = render(audit, MANIFESTS, title="a", quoted=9)
     assert page.count('<details class="question"') == 9
+    assert page.count("set-panel set-panel-") == 3
     assert "51 further" in re.sub(r"\s+", " ", page)
+
+
+def test_the_same_audit_gives_the_same_page(audit):
+    assert render(audit, MANIFESTS, title="a") == render(audit, MANIFESTS, title="a")
 
 
 def test_an_audit_of_nothing_still_makes_a_page():
@@ -83,3 +199,25 @@ def test_infinite_and_missing_numbers_do_not_break_a_plot(audit):
     page = render(replace(audit, scores=scores), {"odd": {}}, title="Odd")
     assert "∞" in page
     assert not re.search(r'="[^"]*\b(nan|inf)\b', page)
+
+
+@pytest.mark.parametrize("results", [{"trace": "none"}, {"trace": [1, {}]}, {"trace": [{"loss": "high"}]}, {"trace": None}])
+def test_a_trace_of_another_kind_is_passed_over(audit, results):
+    assert "Course of the runs" not in render(audit, {"run": {"results": results}}, title="a")
+
+
+def test_what_an_audit_measures_and_claims_is_explained_in_plain_words():
+    rng = np.random.default_rng(0)
+    evidence = {
+        Place(role, set_): [
+            Answered(f"{set_} {n}", "Who?", "an answer", -rng.exponential(1.0, 9), rng.random(9) < 0.5, "an answer")
+            for n in range(5)
+        ]
+        for role in ("target", "unlearned", "retrained")
+        for set_ in ("forget", "retain", "holdout", "ordinary")
+    }
+    made = assemble((), (), evidence, draws=20)
+    page = render(made, {}, title="a")
+    for metric in {score.metric for score in made.scores}:
+        assert f"<dt>{metric_name(metric)}</dt>" in page
+    assert page.count("<span>Claim</span>") == len(made.claims) > 0

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from expunge.audit.results import Answer, Audit, Claim, Ruling, Score
+from expunge.metrics import METRICS
 from expunge.report import plots
 from expunge.report.differences import Comparison, compare, shortened
 
@@ -23,18 +24,24 @@ _SPELLINGS = {
     "auc": "AUC", "rouge": "ROUGE", "rougel": "ROUGE-L", "mmlu": "MMLU", "wmdp": "WMDP", "kl": "KL", "tpr": "TPR", "fpr": "FPR",
     "mia": "MIA", "k": "K", "l": "L", "gguf": "GGUF", "f16": "f16",
 }  # fmt: skip
-_GLOSSARY = (
-    (
-        "auc",
-        "How well the number tells people who were trained on from people who never were: 0.5 is chance, 1 gives them away.",
-    ),
-    ("rouge", "Share of the expected answer's words, in their order, that the model's own answer holds."),
-    ("probability", "How likely the model finds the expected answer."),
-    ("exact", "Share of the answer's tokens the model would choose itself, given those before them."),
-    ("extraction", "Share of the answer that the model finishes by itself once it is given the beginning."),
-    ("perplexity", "How surprised the model is by the text: 1 is not at all."),
-    ("loss", "How surprised the model is by the expected answer, in nats a token."),
-)
+_GLOSSARY = {
+    "rouge-l-recall": "Share of the expected answer's words, in their order, that the model's own answer holds.",
+    "probability": "How likely the model finds the expected answer, token by token: 1 is certain.",
+    "exact-memorisation": "Share of the answer's tokens the model would choose itself, given those before them.",
+    "extraction-strength": "Share of the answer that the model finishes by itself once it is given the beginning.",
+    "loss": "How surprised the model is by the expected answer, in nats a token.",
+    "perplexity": "How surprised the model is by the text: 1 is not at all.",
+    "loss-auc": "How well the loss tells an attacker who was trained on and who never was: 0.5 is chance, 1 is always.",
+    "min-k-auc": "The same from the least likely tokens of each answer, which give a member away more clearly.",
+}
+"""What a metric says, in the order they are shown, for people who do not measure for a living."""
+
+_CLAIMS = {
+    "forgotten": "It says no more about the people who asked than a model that never saw them.",
+    "still useful": "It answers everything else about as well as before.",
+    "no membership signal": "Nobody can tell from it who was once trained on and who never was.",
+}
+"""What a claim means, for people who do not measure for a living."""
 
 
 def render(audit: Audit, manifests: Mapping[str, dict[str, Any]], *, title: str, quoted: int = 60) -> str:
@@ -66,7 +73,7 @@ def render(audit: Audit, manifests: Mapping[str, dict[str, Any]], *, title: str,
         forests=_forests(audit.scores, roles),
         distributions=_distributions(audit.scores, roles),
         plane=_plane(audit, roles),
-        trainings=_trainings(manifests),
+        courses=_courses(manifests),
         questions=_questions(audit.answers, roles, quoted),
         unquoted=max(0, len(audit.answers) - quoted),
         stages=_stages(manifests),
@@ -87,6 +94,18 @@ def metric_name(metric: str) -> str:
     return name[:1].upper() + name[1:]
 
 
+class Proof(NamedTuple):
+    """A claim, and what speaks for or against it."""
+
+    claim: Claim
+    meaning: str
+    """What it means, in plain words; empty for a claim this page does not know."""
+    reasons: list[str]
+    rules: list[str]
+    figures: list[Figure]
+    """Each metric and set the rule looked at, under every model it looked at."""
+
+
 class Verdict(NamedTuple):
     """The claims made of one model."""
 
@@ -94,13 +113,13 @@ class Verdict(NamedTuple):
     ruling: Ruling
     """The worst of them: a failure, else something not provable, else a pass."""
     summary: str
-    claims: tuple[Claim, ...]
+    proofs: list[Proof]
 
 
 def _verdicts(claims: Sequence[Claim]) -> list[Verdict]:
     found = []
     for model in _in_order([claim.model for claim in claims], plots.ROLES):
-        own = tuple(claim for claim in claims if claim.model == model)
+        own = [claim for claim in claims if claim.model == model]
         rulings = [claim.ruling for claim in own]
         worst: Ruling = "fail" if "fail" in rulings else "not provable" if "not provable" in rulings else "pass"
         words = {"pass": "proven", "fail": "failed", "not provable": "not provable"}
@@ -110,8 +129,16 @@ def _verdicts(claims: Sequence[Claim]) -> list[Verdict]:
             if worst == "pass" and len(own) > 1
             else f"of {len(own)} claims: {', '.join(counts)}"
         )
-        found.append(Verdict(model, worst, summary, own))
+        found.append(Verdict(model, worst, summary, [_proof(claim) for claim in own]))
     return found
+
+
+def _proof(claim: Claim) -> Proof:
+    groups = _by_set_and_metric(claim.scores)
+    figures = [
+        _forest(drawn, intervals=True) for own in groups.values() if (drawn := [score for score in own if _finite(score)])
+    ]
+    return Proof(claim, _CLAIMS.get(claim.name, ""), claim.reason.split("; "), claim.rule.split("; and "), figures)
 
 
 class TableRow(NamedTuple):
@@ -135,7 +162,7 @@ def _table(scores: Sequence[Score], roles: Sequence[str]) -> dict[str, list[Tabl
             metric=metric,
             meaning=_meaning(metric),
             aim=_aim(first),
-            span=f"{plots.number(first.span[0])} to {'any' if first.span[1] is None else plots.number(first.span[1])}",
+            span=f"≥ {first.span[0]:g}" if first.span[1] is None else f"{first.span[0]:g} – {first.span[1]:g}",
             people="–".join(f"{count:,}" for count in (counts if len(counts) == 1 else (counts[0], counts[-1]))),
             cells=tuple(next((score for score in own if score.model == role), None) for role in roles),
         )
@@ -160,19 +187,25 @@ class Figure(NamedTuple):
     """A piece of each line in the drawing and its name."""
 
 
+def _forest(scores: Sequence[Score], *, intervals: bool = False) -> Figure:
+    """The plot of one metric on one set."""
+    metric, set_ = scores[0].metric, scores[0].set
+    name = metric_name(metric)
+    label = f"{name}, {set_}: " + "; ".join(
+        f"{score.model} {plots.number(score.value)} ({plots.number(score.low)} to {plots.number(score.high)})"
+        for score in scores
+    )
+    chance = 0.5 if metric.lower().endswith("auc") else None
+    heading = f"{name}, {set_}" if intervals else name
+    return Figure(heading, plots.forest(scores, label=label, chance=chance, intervals=intervals), _places(scores))
+
+
 def _forests(scores: Sequence[Score], roles: Sequence[str]) -> dict[str, list[Figure]]:
     figures: dict[str, list[Figure]] = {}
-    for (set_, metric), own in _by_set_and_metric(scores).items():
+    for (set_, _), own in _by_set_and_metric(scores).items():
         drawn = [score for role in roles for score in own if score.model == role and _finite(score)]
-        if len(drawn) < 2:
-            continue
-        name = metric_name(metric)
-        label = f"{name} on the {set_} set: " + "; ".join(
-            f"{score.model} {plots.number(score.value)} ({plots.number(score.low)} to {plots.number(score.high)})"
-            for score in drawn
-        )
-        drawing = plots.forest(drawn, label=label, chance=0.5 if "auc" in metric.lower() else None)
-        figures.setdefault(set_, []).append(Figure(name, drawing, _places(drawn)))
+        if len(drawn) > 1:
+            figures.setdefault(set_, []).append(_forest(drawn))
     return figures
 
 
@@ -203,7 +236,7 @@ def _distributions(scores: Sequence[Score], roles: Sequence[str]) -> list[Distri
         if len(score.values) > 1 and score.set != "ordinary":
             by_metric[score.metric].append(score)
     found = []
-    for metric in _in_order(list(by_metric), [m for word in ("probability", "loss") for m in by_metric if word in m.lower()]):
+    for metric in _in_order(list(by_metric), ("probability", *_GLOSSARY)):
         own = by_metric[metric]
         sets = _in_order([score.set for score in own], _SETS)
         x = plots.scale_for([value for score in own for value in score.values], own[0].span, 76, 308)
@@ -236,41 +269,26 @@ def _plane(audit: Audit, roles: Sequence[str]) -> Figure | None:
     return None
 
 
-class Training(NamedTuple):
-    """The curves of one training or unlearning run."""
-
-    stage: str
-    figures: list[Figure]
-    ended: str
-    """Where it stopped and why, in words; empty if the manifest does not say."""
-
-
-def _trainings(manifests: Mapping[str, dict[str, Any]]) -> list[Training]:
-    found = []
+def _courses(manifests: Mapping[str, dict[str, Any]]) -> list[Figure]:
+    """The curves of every run whose manifest has a trace, and where it stopped and why."""
+    figures = []
     for stage, manifest in manifests.items():
         results = manifest.get("results") or {}
         series = list(_series(results.get("trace")))
-        if not series:
-            continue
         losses = [line for line in series if re.search("loss|nll|holdout|level", line.name)]
-        groups = [losses] if losses else []
-        groups += [[line] for line in series if line not in losses]
-        stop = next(
-            (float(value) for key, value in results.items() if re.search("stop.*step|best_step", key) and _is_number(value)),
-            None,
-        )
-        figures = []
+        groups = [losses] * bool(losses) + [[line] for line in series if line not in losses]
+        steps = [value for key, value in results.items() if re.search("stop.*step|best_step", key) and _is_number(value)]
+        reasons = [value for key, value in results.items() if re.match("stop|reason|why", key) and isinstance(value, str)]
         for group in groups[:6]:
             levels = _levels(results) if group is losses else {}
-            name = "Loss" if group is losses and len(group) > 1 else _sentence(group[0].name)
-            label = f"{name} over the steps of {stage}: " + "; ".join(
+            name = f"{stage}: {'loss' if group is losses else group[0].name}"
+            label = f"{name} over the steps: " + "; ".join(
                 f"{line.name} from {plots.number(line.points[0][1])} to {plots.number(line.points[-1][1])}" for line in group
             )
-            drawing = plots.curves(group, levels=levels, stop=stop, label=label)
-            figures.append(Figure(name, drawing, key=plots.key(group, levels) if len(group) + len(levels) > 1 else ()))
-        reasons = [str(value) for key, value in results.items() if re.match("stop|reason|why", key) and isinstance(value, str)]
-        found.append(Training(stage, figures, "; ".join(reasons)))
-    return found
+            drawing = plots.curves(group, levels=levels, stop=float(steps[0]) if steps else None, label=label)
+            note = f"Where it stopped: {'; '.join(reasons)}" if reasons and group is groups[0] else ""
+            figures.append(Figure(name, drawing, note, plots.key(group, levels) if len(group) + len(levels) > 1 else ()))
+    return figures
 
 
 def _series(trace: Any) -> Iterator[plots.Series]:
@@ -280,7 +298,8 @@ def _series(trace: Any) -> Iterator[plots.Series]:
         if isinstance(row, Mapping):
             step = float(row["step"]) if _is_number(row.get("step")) else float(index)
             for key, value in row.items():
-                if key not in ("step", "epoch", "seconds") and _is_number(value):
+                # A schedule is a setting, not something the run found out.
+                if key not in ("step", "epoch", "seconds", "lr", "learning_rate") and _is_number(value):
                     points[str(key)].append((step, float(value)))
     for key, line in points.items():
         if len(line) > 1:
@@ -376,7 +395,7 @@ def _stages(manifests: Mapping[str, dict[str, Any]]) -> list[Stage]:
             share=round(100 * totals[name] / longest, 1),
             parts={str(part): float(value) for part, value in (manifest.get("seconds") or {}).items() if _is_number(value)},
             memory=_bytes(manifest["peak_memory_bytes"]) if _is_number(manifest.get("peak_memory_bytes")) else "",
-            facts=[fact for fact in _facts(manifest.get("results") or {}) if len(fact[1]) < 400],
+            facts=[(name, value) for name, value in _facts(_without_trace(manifest)) if len(value) < 400],
             settings=_facts(manifest.get("settings") or {}),
             inputs={str(key): str(value) for key, value in (manifest.get("inputs") or {}).items()},
             outputs={str(key): str(value) for key, value in (manifest.get("outputs") or {}).items()},
@@ -414,36 +433,47 @@ def _origins(manifests: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     return found
 
 
+def _without_trace(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in (manifest.get("results") or {}).items() if key != "trace"}
+
+
 def _facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A tree of settings or results as dotted names and short values; long lists only by their length."""
+    """A tree of settings or results as names and short values; lists of words only by their length: they may be people."""
     found = []
     for key, value in values.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key}".replace("_", " ")
         if isinstance(value, Mapping) and value:
-            found += _facts(value, f"{name}.")
-        elif isinstance(value, list | tuple) and (
-            len(value) > 8 or any(isinstance(item, Mapping | list | tuple) for item in value)
-        ):
-            found.append((name, f"{len(value)} entries"))
+            found += _facts(value, f"{name}: ")
         elif isinstance(value, list | tuple):
-            found.append((name, ", ".join(str(item) for item in value) or "none"))
+            few = len(value) <= 8 and all(_is_number(item) for item in value)
+            found.append((name, ", ".join(map(_fact, value)) if value and few else f"{len(value)} entries"))
+        elif key.endswith("bytes") and _is_number(value):
+            found.append((name.removesuffix("bytes").strip() or "size", _bytes(value)))
         else:
-            found.append((name, "not set" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)))
+            found.append((name, _fact(value)))
     return found
+
+
+def _fact(value: Any) -> str:
+    if value is None or value == {}:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _by_set_and_metric(scores: Sequence[Score]) -> dict[tuple[str, str], list[Score]]:
     found: dict[tuple[str, str], list[Score]] = {}
     for set_ in _in_order([score.set for score in scores], _SETS):
-        for score in scores:
-            if score.set == set_:
-                found.setdefault((set_, score.metric), []).append(score)
+        own = [score for score in scores if score.set == set_]
+        for metric in _in_order([score.metric for score in own], tuple(_GLOSSARY)):
+            found[set_, metric] = [score for score in own if score.metric == metric]
     return found
 
 
 def _in_order(found: Sequence[str], known: Sequence[str]) -> list[str]:
     """Each once: the known ones in their order, then the others as they came."""
-    return [name for name in known if name in found] + [name for name in dict.fromkeys(found) if name not in known]
+    return [name for name in dict.fromkeys([*known, *found]) if name in found]
 
 
 def _spread(items: Sequence[Answer], count: int) -> list[Answer]:
@@ -452,7 +482,10 @@ def _spread(items: Sequence[Answer], count: int) -> list[Answer]:
 
 
 def _meaning(metric: str) -> str:
-    return next((words for key, words in _GLOSSARY if key in metric.lower()), "")
+    """The metric in plain words; for one that has none here, the first line of its own description."""
+    if metric in _GLOSSARY or metric not in METRICS:
+        return _GLOSSARY.get(metric, "")
+    return (METRICS[metric].measure.__doc__ or "").strip().split("\n")[0]
 
 
 def _median(values: Sequence[float]) -> float:
@@ -466,10 +499,6 @@ def _finite(score: Score) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _sentence(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def _seconds(value: float) -> str:

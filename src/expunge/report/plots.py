@@ -72,34 +72,36 @@ def number(value: float) -> str:
         return "∞" if value > 0 else "−∞" if value < 0 else "–"
     size = abs(value)
     if size >= 1e6 or 0 < size < 1e-3:
-        return f"{value:.1e}".replace("-", "−")
+        return re.sub(r"e([+-])0*", r"e\1", f"{value:.1e}").replace("+", "").replace("-", "−")
     return (
         f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 10 else f"{value:.3f}"
     ).replace("-", "−")
 
 
-def forest(scores: Sequence[Score], *, label: str, chance: float | None = None) -> Markup:
+def forest(scores: Sequence[Score], *, label: str, chance: float | None = None, intervals: bool = False) -> Markup:
     """One metric on one set: a lane for each model with its value and 95% interval, over the retrained model's band.
 
     Args:
         scores: one a model, all of one metric and set, at least one.
         label: what the plot shows, for those who do not see it.
         chance: where guessing would land; drawn as a line.
+        intervals: write the interval's ends beside the value; the lanes are then narrower and closer.
     """
-    width, lane, top, left, right = 360, 27, 6, 92, 308
-    bottom = top + lane * len(scores)
+    width, lane, left, right = (330, 20, 78, 206) if intervals else (360, 27, 92, 308)
+    top, bottom = 6, 6 + lane * len(scores)
     x = scale_for([number for s in scores for number in (s.value, s.low, s.high)], scores[0].span, left, right)
     parts = [Markup()]
     reference = next((s for s in scores if s.model == "retrained"), None)
     if reference is not None:
         wide = max(2.0, x(reference.high) - x(reference.low))
         parts.append(_tag("rect", x=x(reference.low), y=top, width=wide, height=bottom - top, class_="band"))
-    parts.append(_x_axis(x, top, bottom))
+    parts.append(_x_axis(x, top, bottom, 2 if intervals else 4))
     if chance is not None and x.low < chance < x.high:
         parts.append(_tag("line", x1=x(chance), x2=x(chance), y1=top, y2=bottom, class_="chance"))
     for index, score in enumerate(scores):
         y = top + lane * index + lane / 2
         words = f"{score.model}: {number(score.value)}, 95% interval {number(score.low)} to {number(score.high)}"
+        ends = f"{number(score.low)}–{number(score.high)}"
         parts.append(
             _tag(
                 "g",
@@ -108,11 +110,12 @@ def forest(scores: Sequence[Score], *, label: str, chance: float | None = None) 
                 *(_tag("line", x1=x(end), x2=x(end), y1=y - 4, y2=y + 4, class_="whisker") for end in (score.low, score.high)),
                 mark(score.model, x(score.value), y),
                 _tag("text", score.model, x=left - 12, y=y + 4, class_="end name"),
-                _tag("text", number(score.value), x=width - 2, y=y + 4, class_="end value"),
+                _tag("text", number(score.value), x=(252 if intervals else width - 2), y=y + 4, class_="end value"),
+                _tag("text", ends, x=width, y=y + 4, class_="end tick") if intervals else Markup(),
                 class_=model_class(score.model),
             )
         )
-    return _svg(width, bottom + 22, label, *parts)
+    return _svg(width, bottom + 20, label, *parts)
 
 
 def strips(model: str, lanes: Sequence[tuple[str, Sequence[float]]], x: Scale, *, label: str) -> Markup:
@@ -214,7 +217,7 @@ def plane(points: Mapping[str, tuple[Score, Score]], *, x_name: str, y_name: str
         across, up, place = x(kept.value), y(known.value), places[role]
         # Useful models stand at the right edge: there the names go beside the field, each with a line to its mark.
         beside = across > left + 0.6 * (right - left)
-        from_x, to_x = (across + 8, right + 10) if beside else (across + 8, across + 14)
+        from_x, to_x = (across + 8, right + 16) if beside else (across + 8, across + 14)
         parts.append(_tag("path", d=f"M{from_x:.1f} {up}L{to_x:.1f} {place:.1f}", class_="leader"))
         parts.append(_tag("text", role, x=to_x + 4, y=place + 4, class_="start name halo"))
     parts.append(_tag("text", f"{x_name} →", x=right, y=height - 20, class_="end axis-name"))
@@ -325,9 +328,9 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
-def _x_axis(x: Scale, top: float, bottom: float) -> Markup:
+def _x_axis(x: Scale, top: float, bottom: float, about: int = 4) -> Markup:
     parts = [_tag("line", x1=x.start, x2=x.end, y1=bottom, y2=bottom, class_="axis")]
-    for tick in x.ticks(4):
+    for tick in x.ticks(about):
         parts.append(_tag("line", x1=x(tick), x2=x(tick), y1=top, y2=bottom, class_="grid"))
         parts.append(_tag("text", _tick(tick), x=x(tick), y=bottom + 16, class_="middle tick"))
     return Markup().join(parts)
@@ -366,7 +369,7 @@ def _thinned(points: Sequence[tuple[float, float]], most: int = 400) -> Sequence
 
 def _tick(value: float) -> str:
     short = f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:g}"
-    return re.sub(r"e-0*", "e−", short).replace("-", "−")
+    return re.sub(r"e([+-])0*", r"e\1", short).replace("+", "").replace("-", "−")
 
 
 def _log10(value: float) -> float:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,28 @@ def written_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def written_directory(path: Path) -> Iterator[Path]:
+    """Fill a temporary directory beside `path` and rename it to `path` when the block ends well; replaces an old one.
+
+    Raises:
+        ExpungeError: the place cannot be written or the disk is full; `path` is left as it was.
+    """
+    scratch: Path | None = None
+    with reported_disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            yield scratch
+            scratch.chmod(0o777 & ~_umask())
+            if path.exists():
+                shutil.rmtree(path)
+            scratch.rename(path)
+        finally:
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -108,7 +108,7 @@ def load_model(name: str | Path, *, dtype: str = "float32", trainable: bool = Fa
     return loaded
 
 
-def fresh_adapter(model: PreTrainedModel, base: str | Path, *, rank: int, alpha: int, seed: int) -> PeftModel:
+def fresh_adapter(model: Any, base: str | Path, *, rank: int, alpha: int, seed: int) -> PeftModel:
     """A new LoRA adapter on every linear layer of `model`, initialised from `seed` to change nothing yet.
 
     Hu et al. 2021, arXiv 2106.09685; on all linear layers, as Biderman et al. 2024 (arXiv 2405.09673) found best.

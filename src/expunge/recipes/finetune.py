@@ -1,0 +1,125 @@
+"""`expunge finetune`: teach a model examples, and write down in the ledger which ones it saw and which tokens mattered."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from expunge.examples import read_examples
+from expunge.files import sha256
+from expunge.progress import console, progress
+from expunge.runs import Run, settings_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """What to learn, and how."""
+
+    data_file: tuple[Path, ...]
+    """JSON-lines files of examples to learn; several are learnt together."""
+    output: Path
+    """Run directory; the adapter goes to its `model` folder."""
+    model: str = "embedded"
+    """`embedded`, a Hub id, a model directory, or an adapter to train further."""
+    ordinary: Path | None = None
+    """Examples of ordinary text mixed in, so that general ability survives."""
+    ordinary_share: float = 0.1
+    """How many ordinary examples an epoch takes, as a share of the others."""
+    epochs: int = 10
+    """How often every example is seen."""
+    batch_size: int = 4
+    """Examples a step."""
+    micro_batch_size: int = 4
+    """Examples that go through the model together; lower it when memory is short: the result stays the same."""
+    learning_rate: float = 5e-3
+    """Peak learning rate; LoRA wants ten times that of full fine-tuning."""
+    lora_rank: int = 16
+    """Rank of the adapter on every linear layer."""
+    lora_alpha: int = 32
+    """Scale of the adapter: its update is multiplied by alpha / rank."""
+    max_seq_length: int = 512
+    """Longest example in tokens; longer ones are cut off, counted and named."""
+    checkpoint_steps: int = 20
+    """Steps between two checkpoints, from which a killed run continues."""
+    database: str | None = None
+    """Ledger to record training uses and token impacts in: a path or a database URL."""
+    seed: int = 42
+    """Fixes the adapter's start and the order of examples."""
+    threads: int | None = None
+    """Threads PyTorch computes with; one a core when not given."""
+
+
+def finetune(config: FinetuneConfig) -> Run:
+    """Fine-tune an adapter on examples; resumes if killed, answers at once if done."""
+    from expunge.models import check_readable, model_fingerprint
+
+    examples = [example for path in config.data_file for example in read_examples(path)]
+    ordinary = read_examples(config.ordinary) if config.ordinary else []
+    check_readable(config.model)
+    inputs = {str(path): sha256(path) for path in (*config.data_file, *([config.ordinary] if config.ordinary else []))}
+    inputs["model"] = model_fingerprint(config.model)
+    settings = settings_of(config, without=("output", "threads", "database", "micro_batch_size"))
+    with Run.open(config.output, "finetune", settings, inputs) as run:
+        if run.finished:
+            return run
+        with run.timed("load"):
+            from expunge.batching import tokenize
+            from expunge.models import fresh_adapter, load_model, load_tokenizer, prepare_cpu, resolve_base
+            from expunge.training.finetuning import answer_loss
+            from expunge.training.plan import plan_epochs
+            from expunge.training.trainer import PlannedTrainer, Schedule, save_model
+
+            prepare_cpu(config.threads)
+            tokenizer = load_tokenizer(config.model)
+            tokens = tokenize([*examples, *ordinary], tokenizer, max_seq_length=config.max_seq_length)
+            truncated = sum(example.truncated for example in tokens)
+            if truncated:
+                console.print(f"{truncated} of {len(tokens)} examples are cut off at {config.max_seq_length} tokens.")
+            model = load_model(config.model, trainable=True)
+            if resolve_base(config.model) == config.model:
+                model = fresh_adapter(model, config.model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
+        batch_size = min(config.batch_size, len(examples))
+        plan = plan_epochs(
+            [len(example.tokens) for example in tokens],
+            extra=len(ordinary),
+            extra_share=config.ordinary_share,
+            epochs=config.epochs,
+            batch_size=batch_size,
+            micro_batch_size=config.micro_batch_size,
+            seed=config.seed,
+        )
+        accumulate = -(-batch_size // config.micro_batch_size)
+        steps = len(plan) // accumulate
+        with ExitStack() as stack:
+            recorder = None
+            if config.database:
+                from expunge.ledger import Ledger
+
+                ledger = stack.enter_context(Ledger.open(config.database))
+                ledger.add_entries([*examples, *ordinary], source=", ".join(path.name for path in config.data_file))
+                ledger_run = ledger.start_run(name=f"finetune {run.path.name}", path=run.path, checkpoint=inputs["model"])
+                recorder = stack.enter_context(ledger.recorder(ledger_run))
+            trainer = PlannedTrainer(
+                model,
+                tokenizer,
+                answer_loss,
+                plan,
+                tokens,
+                schedule=Schedule(
+                    learning_rate=config.learning_rate,
+                    warmup_steps=max(1, steps // 20),
+                    kind="cosine",
+                    accumulate=accumulate,
+                    checkpoint_steps=config.checkpoint_steps,
+                    seed=config.seed,
+                ),
+                directory=run.path / "checkpoints",
+                bar=stack.enter_context(progress(f"Fine-tuning {run.path.name}", steps)),
+                recorder=recorder,
+            )
+            with run.timed("train"):
+                trainer.run()
+        fingerprint = save_model(trainer, tokenizer, run.path)
+        run.finish({"model": fingerprint}, steps=steps, truncated=truncated, trace=trainer.trace)
+        return run

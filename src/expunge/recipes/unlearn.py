@@ -1,0 +1,160 @@
+"""`expunge unlearn METHOD`: carry out a deletion request, and stop where people never trained on are."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge.examples import read_examples, refuse_overlap
+from expunge.files import sha256
+from expunge.progress import console, progress
+from expunge.runs import Run, settings_of
+
+if TYPE_CHECKING:
+    from expunge.training.objective import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnConfig:
+    """What to forget, what to keep, and when to stop."""
+
+    model: str
+    """The target: an adapter or model directory, a Hub id, or `embedded`."""
+    forget: Path
+    """Examples that must go."""
+    retain: Path
+    """Examples that must stay."""
+    output: Path
+    """Run directory; the unlearned adapter goes to its `model` folder."""
+    holdout: Path | None = None
+    """Examples of the same kind that were never trained on: unlearning stops at their level instead of going beyond."""
+    steps: int = 40
+    """Steps at most."""
+    batch_size: int = 4
+    """Forget examples a step, with as many retain examples beside them."""
+    micro_batch_size: int = 2
+    """Of each side, how many go through the model together; lower it when memory is short: the result stays the same."""
+    learning_rate: float = 2e-4
+    """Learning rate after the warm-up."""
+    eval_steps: int = 2
+    """Steps between two comparisons with the holdout."""
+    lora_rank: int = 16
+    """Rank of the adapter, when the target is not one already."""
+    lora_alpha: int = 32
+    """Scale of that adapter."""
+    max_seq_length: int = 512
+    """Longest example in tokens."""
+    database: str | None = None
+    """Ledger in which the deletion request is filed and carried out: a path or a database URL."""
+    seed: int = 42
+    """Fixes the order of examples."""
+    threads: int | None = None
+    """Threads PyTorch computes with; one a core when not given."""
+
+
+def unlearn(config: UnlearnConfig, method_name: str, method_config: Any) -> Run:
+    """Unlearn the forget set with a method; resumes if killed, answers at once if done."""
+    from expunge.methods import METHODS
+    from expunge.models import check_readable, model_fingerprint
+
+    method: Method = METHODS[method_name]
+    forget, retain = read_examples(config.forget), read_examples(config.retain)
+    holdout = read_examples(config.holdout) if config.holdout else []
+    refuse_overlap(forget, retain)
+    refuse_overlap([*forget, *retain], holdout)
+    check_readable(config.model)
+    files = (config.forget, config.retain, *([config.holdout] if config.holdout else []))
+    inputs = {str(path): sha256(path) for path in files} | {"model": model_fingerprint(config.model)}
+    settings = settings_of(config, without=("output", "threads", "database", "micro_batch_size"))
+    settings["method"] = settings_of(method_config)
+    with Run.open(config.output, f"unlearn {method.name}", settings, inputs) as run:
+        if run.finished:
+            return run
+        with run.timed("load"):
+            import torch
+
+            from expunge.batching import tokenize
+            from expunge.evidence import losses
+            from expunge.models import fresh_adapter, load_model, load_tokenizer, prepare_cpu, resolve_base
+            from expunge.training.objective import Need
+            from expunge.training.plan import plan_pairs
+            from expunge.training.stopping import StopAtHoldout
+            from expunge.training.trainer import PlannedTrainer, Schedule, save_model
+
+            prepare_cpu(config.threads)
+            tokenizer = load_tokenizer(config.model)
+            forget_tokens, retain_tokens, holdout_tokens = (
+                tokenize(examples, tokenizer, max_seq_length=config.max_seq_length) for examples in (forget, retain, holdout)
+            )
+            model = load_model(config.model, trainable=True)
+            if resolve_base(config.model) == config.model:
+                model = fresh_adapter(model, config.model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
+        reference = None
+        if Need.REFERENCE in method.needs:
+            # Once an example, before the first step: the frozen target need not stay in memory or be run again.
+            with run.timed("reference"):
+                answer_tokens = torch.tensor([float(example.labels) for example in forget_tokens])
+                reference = -losses(model, forget_tokens, pad=tokenizer.pad_token_id) * answer_tokens
+        batch_size = min(config.batch_size, len(forget))
+        plan = plan_pairs(
+            len(forget),
+            len(retain) if Need.RETAIN in method.needs else 0,
+            steps=config.steps,
+            batch_size=batch_size,
+            micro_batch_size=config.micro_batch_size,
+            seed=config.seed,
+        )
+        with ExitStack() as stack:
+            recorder = ledger = request = None
+            if config.database:
+                from expunge.ledger import Ledger
+
+                ledger = stack.enter_context(Ledger.open(config.database))
+                subjects = sorted({example.subject for example in forget})
+                request = ledger.request_deletion(subjects=subjects, reason=f"named in {config.forget.name}")
+                ledger.add_entries([*forget, *retain], source=config.forget.name)
+                ledger_run = ledger.start_run(name=f"unlearn {method.name}", path=run.path, checkpoint=inputs["model"])
+                recorder = stack.enter_context(ledger.recorder(ledger_run))
+            stop = StopAtHoldout(forget_tokens, holdout_tokens, every=config.eval_steps, pad=tokenizer.pad_token_id)
+            trainer = PlannedTrainer(
+                model,
+                tokenizer,
+                partial(method.loss, method_config),
+                plan,
+                forget_tokens,
+                retain_tokens,
+                schedule=Schedule(
+                    learning_rate=config.learning_rate,
+                    warmup_steps=2,
+                    kind="constant_with_warmup",
+                    accumulate=-(-batch_size // config.micro_batch_size),
+                    # At an evaluation, so that a resumed run knows the weights it was last compared at.
+                    checkpoint_steps=4 * config.eval_steps,
+                    seed=config.seed,
+                ),
+                directory=run.path / "checkpoints",
+                bar=stack.enter_context(progress(f"Unlearning with {method.name}", config.steps)),
+                recorder=recorder,
+                reference=reference,
+                callbacks=[stop] if holdout else [],
+            )
+            stop.trainer = trainer
+            with run.timed("train"):
+                trainer.run()
+            fingerprint = save_model(trainer, tokenizer, run.path)
+            if recorder is not None and ledger is not None and request is not None:
+                recorder.flush()
+                ledger.mark_unlearned(request.id, run=ledger_run)
+        stopped = stop.reason if holdout else f"after {config.steps} steps: no holdout was given to stop at"
+        console.print(f"Stopped: {stopped}.")
+        run.finish(
+            {"model": fingerprint},
+            steps=trainer.state.global_step,
+            stopped=stopped,
+            trace=trainer.trace,
+            request=request.id if request is not None else None,
+        )
+        return run

@@ -1,0 +1,83 @@
+"""Which examples each step sees: decided before training, from the seed alone.
+
+A plan is a list of micro-batches, `accumulate` of them to a step. It does not depend on the number of processes or on where
+a run was interrupted, so neither can change what is learnt.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class MicroBatch(NamedTuple):
+    """Places in the example lists that go through the model together."""
+
+    forget: tuple[int, ...]
+    """In the forget set (or the training set, when fine-tuning)."""
+    retain: tuple[int, ...] = ()
+    """In the retain set."""
+
+
+def plan_epochs(
+    lengths: Sequence[int], *, extra: int, extra_share: float, epochs: int, batch_size: int, micro_batch_size: int, seed: int
+) -> list[MicroBatch]:
+    """Every example once an epoch, in a new order each time, with neighbours in length side by side.
+
+    Args:
+        lengths: tokens of each example; the last `extra` of them are ordinary text, of which an epoch takes only a part.
+        extra_share: how many ordinary examples an epoch takes, as a share of the others; they take turns.
+        batch_size: examples a step; no more than an epoch has.
+
+    Returns:
+        micro-batches, ⌈batch_size / micro_batch_size⌉ to a step; the last step of an epoch is filled up from the epoch's
+        start, so that every step is equally large.
+    """
+    plan: list[MicroBatch] = []
+    own = len(lengths) - extra
+    turns = round(own * extra_share) if extra else 0
+    for epoch in range(epochs):
+        chance = random.Random(f"{seed}/{epoch}")
+        order = list(range(own)) + [own + (epoch * turns + turn) % extra for turn in range(turns)]
+        chance.shuffle(order)
+        order += order[: -len(order) % min(batch_size, len(order))]
+        # Sorted within some batches' worth only: the order stays random, the padding goes.
+        window = 4 * batch_size
+        for start in range(0, len(order), window):
+            order[start : start + window] = sorted(order[start : start + window], key=lambda place: -lengths[place])
+        steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        chance.shuffle(steps)
+        plan += [
+            MicroBatch(tuple(step[start : start + micro_batch_size]))
+            for step in steps
+            for start in range(0, len(step), micro_batch_size)
+        ]
+    return plan
+
+
+def plan_pairs(forget: int, retain: int, *, steps: int, batch_size: int, micro_batch_size: int, seed: int) -> list[MicroBatch]:
+    """Forget and retain examples side by side: each set is gone through in its own shuffled rounds, again and again.
+
+    Returns:
+        ⌈batch_size / micro_batch_size⌉ micro-batches for each of `steps` steps, with as many retain as forget examples
+        (none when `retain` is 0).
+    """
+    forget_places = _rounds(forget, steps * batch_size, f"{seed}/forget")
+    retain_places = _rounds(retain, steps * batch_size, f"{seed}/retain") if retain else []
+    plan = []
+    for step in range(0, steps * batch_size, batch_size):
+        for start in range(step, step + batch_size, micro_batch_size):
+            end = min(start + micro_batch_size, step + batch_size)
+            plan.append(MicroBatch(tuple(forget_places[start:end]), tuple(retain_places[start:end])))
+    return plan
+
+
+def _rounds(size: int, count: int, seed: str) -> list[int]:
+    chance = random.Random(seed)
+    places: list[int] = []
+    while len(places) < count:
+        order = list(range(size))
+        chance.shuffle(order)
+        places += order
+    return places[:count]

@@ -1,0 +1,298 @@
+"""The one trainer: transformers' Trainer driven by a plan, with the loss of whole effective batches.
+
+It adds to the Trainer what the field kept asking for: losses that do not depend on how a batch is split, a ledger that knows
+every example that was used, and checkpoints that are either whole or not there.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from expunge.batching import TokenBatch, Tokenized, collate
+from expunge.errors import ExpungeError
+from expunge.evidence import score_labels
+from expunge.files import written_directory
+from expunge.ledger import Recorder, TokenImpact, TopToken
+from expunge.models import model_fingerprint, save_adapter
+from expunge.training.impact import GradientProbe, top_share
+from expunge.training.objective import Losses, Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+    from expunge.progress import Bar
+    from expunge.training.plan import MicroBatch
+
+Objective = Callable[[Scores, Scores | None], Losses]
+"""(forget or training side, retain side) → losses."""
+
+_WHOLE = "whole"
+_IMPACT_PERCENTILE = 95.0
+_IMPACT_CONTEXT = 5
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the weights move."""
+
+    learning_rate: float
+    """Peak learning rate of AdamW."""
+    warmup_steps: int
+    """Steps of linear rise to the peak."""
+    kind: str
+    """`cosine`, `linear` or `constant_with_warmup`: transformers' names."""
+    accumulate: int
+    """Micro-batches a step."""
+    checkpoint_steps: int
+    """Steps between two checkpoints."""
+    seed: int
+
+
+class PlannedTrainer(Trainer):
+    """Goes through a plan of micro-batches, each a forget (or training) side and perhaps a retain side."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        objective: Objective,
+        plan: Sequence[MicroBatch],
+        forget: Sequence[Tokenized],
+        retain: Sequence[Tokenized] = (),
+        *,
+        schedule: Schedule,
+        directory: Path,
+        bar: Bar,
+        recorder: Recorder | None = None,
+        reference: Tensor | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        """Prepare to train `model` in place.
+
+        Args:
+            objective: what a micro-batch minimises.
+            plan: the micro-batches, `schedule.accumulate` to a step.
+            forget: what `MicroBatch.forget` counts in; the training set when fine-tuning.
+            retain: what `MicroBatch.retain` counts in.
+            directory: where checkpoints go.
+            recorder: the ledger's ear, told every example once a run.
+            reference: log-probability of each forget answer under the frozen reference, nats, shape (len(forget),).
+        """
+        self._sides = {"forget": forget, "retain": retain}
+        self._objective, self._recorder, self._reference = objective, recorder, reference
+        self._pad = tokenizer.pad_token_id
+        self._probe = GradientProbe(model) if recorder is not None else None
+        self._numbers: dict[str, float] = {}
+        arguments = TrainingArguments(
+            output_dir=str(directory),
+            max_steps=len(plan) // schedule.accumulate,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=schedule.accumulate,
+            train_sampling_strategy="sequential",
+            learning_rate=schedule.learning_rate,
+            lr_scheduler_type=schedule.kind,
+            warmup_steps=schedule.warmup_steps,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_steps=schedule.checkpoint_steps,
+            # Two, because the newer one may have been cut off by a kill.
+            save_total_limit=2,
+            remove_unused_columns=False,
+            seed=schedule.seed,
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=list(plan),
+            data_collator=self._collate,
+            callbacks=[*callbacks, _Watch(self, bar)],
+        )
+        self.remove_callback(_printer())
+        # The objective divides by the counts of the whole effective batch itself.
+        self.loss_is_scaled_for_ga = True
+
+    def run(self) -> None:
+        """Train, going on from the newest whole checkpoint if there is one.
+
+        Raises:
+            ExpungeError: the loss is no longer a number, or the machine ran out of memory.
+        """
+        try:
+            self.train(resume_from_checkpoint=_newest_whole(Path(str(self.args.output_dir))))
+        except (torch.OutOfMemoryError, MemoryError):
+            raise ExpungeError("out of memory", remedy="lower --micro-batch-size or --max-seq-length") from None
+
+    @property
+    def trace(self) -> list[dict[str, float]]:
+        """The numbers logged, in order of steps: `step`, `loss`, and what the objective and the stopping rule told."""
+        kept = ("step", "loss", "forget_objective", "retain_loss", "forget_loss", "holdout_loss", "learning_rate")
+        rows = [{name: row[name] for name in kept if name in row} for row in self.state.log_history]
+        return [row for row in rows if len(row) > 1]
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """The objective of one micro-batch, in shares of the whole effective batch."""
+        assert not return_outputs
+        sides: dict[str, Scores] = {}
+        for position, (name, side) in enumerate(inputs.items()):
+            labels = score_labels(model, side["batch"])
+            reference_B = None
+            if self._reference is not None and name == "forget":
+                reference_B = self._reference[side["places"]].to(labels.log_p_BK.device)
+            examples, tokens = (int(count) for count in num_items_in_batch[2 * position : 2 * position + 2])
+            sides[name] = Scores(labels.log_p_BK, labels.labelled_BK, reference_B, examples, tokens)
+        losses = self._objective(sides["forget"], sides.get("retain"))
+        loss = losses.forget + losses.retain
+        if not math.isfinite(loss.item()):
+            raise ExpungeError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}", remedy="lower --learning-rate"
+            )
+        self._count("loss", loss)
+        if len(sides) == 2:
+            self._count("forget_objective", losses.forget)
+            self._count("retain_loss", losses.retain)
+        self._heard = {name: scores.log_p_BK.detach() for name, scores in sides.items()}
+        # Processes average their gradients; the shares are to be summed.
+        return loss * self.accelerator.num_processes
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch forward and backward, and the ledger told of it."""
+        new = self._recorder is not None and any(
+            self._sides[name][place].id not in self._recorder for name, side in inputs.items() for place in side["places"]
+        )
+        if self._probe is not None:
+            self._probe.on = new
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if new:
+            self._record(inputs, num_items_in_batch)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Keep the numbers of both sides beside the Trainer's own."""
+        super().log({**logs, **self._numbers} if "learning_rate" in logs else logs, start_time)
+        self._numbers = {}
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: transformers' estimate knows neither two sides nor spared heads."""
+        return 0
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        model: Any = self.accelerator.unwrap_model(self.model)
+        # "auto" would ask the Hub whether the vocabulary was resized.
+        adapter = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+        model.save_pretrained(output_dir, state_dict=state_dict, **adapter)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        counts = torch.zeros(4, dtype=torch.long, device=device)
+        for inputs in batch_samples:
+            for position, side in enumerate(inputs.values()):
+                counts[2 * position] += len(side["places"])
+                counts[2 * position + 1] += int((side["batch"].labels_BT[:, 1:] != -100).sum())
+        if self.accelerator.num_processes > 1:
+            counts = self.accelerator.reduce(counts)
+        return counts
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        device = self.args.device
+        return {
+            name: {"batch": TokenBatch(*(tensor.to(device) for tensor in side["batch"])), "places": side["places"]}
+            for name, side in inputs.items()
+        }
+
+    def _collate(self, items: list[MicroBatch]) -> dict[str, Any]:
+        (micro,) = items
+        return {
+            name: {"batch": collate([examples[place] for place in places], self._pad), "places": list(places)}
+            for (name, examples), places in zip(self._sides.items(), micro, strict=True)
+            if places
+        }
+
+    def _count(self, name: str, share: Tensor) -> None:
+        self._numbers[name] = self._numbers.get(name, 0.0) + float(share.detach())
+
+    def _record(self, inputs: Mapping[str, Any], counts: Any) -> None:
+        assert self._recorder is not None
+        assert self._probe is not None
+        # Objectives that are means over tokens were divided by them; this takes it out, to nats an answer.
+        impacts = self._probe.impacts(scale=float(counts[1]))
+        for (name, side), impact_BT in zip(inputs.items(), impacts, strict=True):
+            for row, place in enumerate(side["places"]):
+                example = self._sides[name][place]
+                log_p_K = self._heard[name][row]
+                losses = (-log_p_K[log_p_K != 0]).tolist()
+                top = top_share(impact_BT[row, : len(example.tokens)].float().cpu().numpy(), _IMPACT_PERCENTILE)
+                self._recorder.mark_used_in_training(
+                    example.id, losses=losses, token_impact=_ledger_impact(example, top.positions, top.impacts)
+                )
+
+
+def save_model(trainer: PlannedTrainer, tokenizer: PreTrainedTokenizerBase, run: Path) -> str:
+    """Save what was trained as `model` in the run directory, drop the checkpoints, and return its fingerprint.
+
+    Raises:
+        ExpungeError: the disk is full; the checkpoints are kept then.
+    """
+    with written_directory(run / "model") as scratch:
+        save_adapter(trainer.accelerator.unwrap_model(trainer.model), tokenizer, scratch)
+    shutil.rmtree(str(trainer.args.output_dir), ignore_errors=True)
+    return model_fingerprint(run / "model")
+
+
+def _ledger_impact(example: Tokenized, positions: Sequence[int], impacts: Sequence[float]) -> TokenImpact:
+    total = len(example.tokens)
+    top = [
+        TopToken(
+            token_id=example.tokens[position],
+            position=position,
+            impact=impact,
+            context_start=max(0, position - _IMPACT_CONTEXT),
+            context_end=min(total, position + _IMPACT_CONTEXT + 1),
+        )
+        for position, impact in zip(positions, impacts, strict=True)
+    ]
+    return TokenImpact(total_tokens=total, top_tokens=top)
+
+
+class _Watch(TrainerCallback):
+    """Shows progress, flushes the ledger before a checkpoint counts, and marks the checkpoint whole after it is written."""
+
+    def __init__(self, trainer: PlannedTrainer, bar: Bar) -> None:
+        self._trainer, self._bar = trainer, bar
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step:
+            self._bar.advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar.advance(1, loss=self._trainer._numbers.get("loss", math.nan))
+        if control.should_save and self._trainer._recorder is not None:
+            self._trainer._recorder.flush()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+
+
+def _newest_whole(directory: Path) -> str | None:
+    checkpoints = (path.parent for path in directory.glob(f"checkpoint-*/{_WHOLE}"))
+    newest = max(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return None if newest is None else str(newest)
+
+
+def _printer() -> Any:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback

@@ -74,8 +74,13 @@ def hostile(made: Audit) -> Audit:
 def manifests() -> dict[str, dict[str, Any]]:
     """The runs of a demo, in order."""
     stages = {
-        "generate": ("generate medical", 1.3, {"patients": 40}, {"notes.jsonl": "notes"}, {"people": 40}),
-        "prepare": ("prepare medical", 2.8, {"forget": 0.1}, {name: name for name in SETS}, {"near_duplicates": 0}),
+        "prepare": (
+            "prepare medical",
+            2.8,
+            {"forget_ratio": 0.1},
+            {f"{name}.jsonl": name for name in SETS},
+            {"people": {name: people for name, (people, _) in SETS.items()}, "reasons": []},
+        ),
         "target": ("finetune", 214.0, {"lora": {"rank": 16, "alpha": 32}}, {"model": "target"}, {"trace": _training()}),
         "retrained": ("finetune", 197.5, {"lora": {"rank": 16, "alpha": 32}}, {"model": "retrained"}, {"trace": _training()}),
         "unlearn": (
@@ -85,10 +90,9 @@ def manifests() -> dict[str, dict[str, Any]]:
             {"model": "unlearned"},
             {
                 "trace": _unlearning(),
-                "holdout_loss": 2.31,
-                "stopped": "the forget loss reached the holdout level at step 38",
-                "stopped_at_step": 38,
-                "request": "7f3a",
+                "steps": 38,
+                "stopped": "step 38: the forget set's loss has reached that of people never trained on",
+                "request": 7,
             },
         ),
         "merge": ("merge", 6.4, {}, {"model.safetensors": "merged"}, {}),
@@ -206,12 +210,9 @@ def _training() -> list[dict[str, float]]:
 
 
 def _unlearning() -> list[dict[str, float]]:
-    return [
-        {
-            "step": step,
-            "forget_loss": 0.08 + 2.3 * (1 - 0.93**step),
-            "retain_loss": 0.09 + 0.05 * (step / 38),
-            "npo": 13.8 * 0.95**step,
-        }
-        for step in range(0, 39, 2)
-    ]
+    rows: list[dict[str, float]] = []
+    for step in range(39):
+        rows.append({"step": step, "loss": 13.8 * 0.95**step, "retain_loss": 0.09 + 0.05 * step / 38, "grad_norm": 0.9**step})
+        if step % 2 == 0:
+            rows.append({"step": step, "forget_loss": 0.08 + 2.3 * (1 - 0.93**step), "holdout_loss": 2.2 + 0.1 * step / 38})
+    return rows

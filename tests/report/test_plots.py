@@ -101,12 +101,19 @@ def test_names_beside_a_plot_never_lie_over_one_another():
     assert all(below - above >= 16 for above, below in itertools.pairwise(heights))
 
 
-def test_a_run_of_one_step_count_draws_its_curve_and_the_level_it_was_held_against():
-    line = plots.Series("forget loss", ((0.0, 0.1), (10.0, 2.0)))
-    drawing = ElementTree.fromstring(plots.curves([line], levels={"holdout loss": 2.3}, stop=10, label="loss"))
-    assert {"forget loss: 0.100 at the start, 2.000 at the end", "holdout loss: 2.300", "stopped at step 10"} == {
-        title.text for title in drawing.iter("title")
-    }
+def test_a_curve_goes_through_its_points_and_says_where_it_starts_and_ends():
+    line = plots.Series("forget loss", ((0.0, 0.0), (5.0, 2.0), (10.0, 1.0)))
+    drawing = ElementTree.fromstring(plots.curves([line], label="loss"))
+    assert [title.text for title in drawing.iter("title")] == ["forget loss: 0.000 at the start, 1.000 at the end"]
+    heights = [float(point.split(" ")[1]) for point in drawing.find(".//path").get("d")[1:].split("L")]
+    assert heights[0] - heights[1] == pytest.approx(2 * (heights[2] - heights[1]), abs=0.2)
+
+
+def test_a_long_run_is_thinned_but_keeps_its_end():
+    line = plots.Series("loss", tuple((float(n), 1 / (n + 1)) for n in range(50_000)))
+    drawing = plots.curves([line], label="loss")
+    assert len(drawing) < 10_000
+    assert "2.0e−5 at the end" in drawing
 
 
 def test_a_quantile_lies_between_neighbours():

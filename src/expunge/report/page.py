@@ -39,7 +39,7 @@ _GLOSSARY = {
 _CLAIMS = {
     "forgotten": "It says no more about the people who asked than a model that never saw them.",
     "still useful": "It answers everything else about as well as before.",
-    "no membership signal": "Nobody can tell from it who was once trained on and who never was.",
+    "no membership signal": "The attacks tried cannot tell from it who was once trained on.",
 }
 """What a claim means, for people who do not measure for a living."""
 
@@ -275,19 +275,19 @@ def _courses(manifests: Mapping[str, dict[str, Any]]) -> list[Figure]:
     for stage, manifest in manifests.items():
         results = manifest.get("results") or {}
         series = list(_series(results.get("trace")))
-        losses = [line for line in series if re.search("loss|nll|holdout|level", line.name)]
-        groups = [losses] * bool(losses) + [[line] for line in series if line not in losses]
-        steps = [value for key, value in results.items() if re.search("stop.*step|best_step", key) and _is_number(value)]
-        reasons = [value for key, value in results.items() if re.match("stop|reason|why", key) and isinstance(value, str)]
-        for group in groups[:6]:
-            levels = _levels(results) if group is losses else {}
-            name = f"{stage}: {'loss' if group is losses else group[0].name}"
-            label = f"{name} over the steps: " + "; ".join(
+        # Losses of sets are in nats a token and stand together; what was minimised has a scale of its own.
+        losses = [line for line in series if line.name.endswith(" loss")]
+        groups = [("losses of the sets", losses)] * bool(losses) + [
+            (line.name, [line]) for line in series if line not in losses
+        ]
+        stopped = results.get("stopped")
+        for name, group in groups[:6]:
+            label = f"{stage}, {name} over the steps: " + "; ".join(
                 f"{line.name} from {plots.number(line.points[0][1])} to {plots.number(line.points[-1][1])}" for line in group
             )
-            drawing = plots.curves(group, levels=levels, stop=float(steps[0]) if steps else None, label=label)
-            note = f"Where it stopped: {'; '.join(reasons)}" if reasons and group is groups[0] else ""
-            figures.append(Figure(name, drawing, note, plots.key(group, levels) if len(group) + len(levels) > 1 else ()))
+            note = f"Where it stopped: {stopped}" if isinstance(stopped, str) and group is groups[0][1] else ""
+            key = plots.key(group) if len(group) > 1 else []
+            figures.append(Figure(f"{stage}: {name}", plots.curves(group, label=label), note, key))
     return figures
 
 
@@ -303,15 +303,8 @@ def _series(trace: Any) -> Iterator[plots.Series]:
                     points[str(key)].append((step, float(value)))
     for key, line in points.items():
         if len(line) > 1:
-            yield plots.Series(key.replace("_", " "), tuple(sorted(line)))
-
-
-def _levels(results: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        key.replace("_", " "): float(value)
-        for key, value in results.items()
-        if re.search("holdout|level", key) and _is_number(value)
-    }
+            # By step alone: where a run ends by stepping back, its last step has two values, in this order.
+            yield plots.Series(key.replace("_", " "), tuple(sorted(line, key=lambda point: point[0])))
 
 
 class Said(NamedTuple):
@@ -434,7 +427,7 @@ def _origins(manifests: Mapping[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def _without_trace(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in (manifest.get("results") or {}).items() if key != "trace"}
+    return {key: value for key, value in (manifest.get("results") or {}).items() if key != "trace" and value is not None}
 
 
 def _facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

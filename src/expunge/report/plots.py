@@ -234,13 +234,13 @@ class Series(NamedTuple):
     """(step, value), by step."""
 
 
-def curves(series: Sequence[Series], *, levels: Mapping[str, float], stop: float | None, label: str) -> Markup:
-    """Numbers over the steps of a run, with levels they are held against and the step it stopped at; `key` names them."""
+def curves(series: Sequence[Series], *, label: str) -> Markup:
+    """Numbers over the steps of a run; `key` names the lines."""
     width, left, right, top, bottom = 400, 46, 348, 10, 190
     steps = [step for line in series for step, _ in line.points]
     values = [value for line in series for _, value in line.points]
     x = Scale(min(steps), max(*steps, min(steps) + 1), left, right)
-    y = scale_for([*values, *levels.values()], (-math.inf, None), bottom, top)
+    y = scale_for(values, (-math.inf, None), bottom, top)
     parts = []
     for tick in y.ticks(4):
         parts.append(_tag("line", x1=left, x2=right, y1=y(tick), y2=y(tick), class_="grid"))
@@ -249,17 +249,7 @@ def curves(series: Sequence[Series], *, levels: Mapping[str, float], stop: float
         if tick == round(tick):
             parts.append(_tag("text", f"{tick:,.0f}", x=x(tick), y=bottom + 16, class_="middle tick"))
     parts.append(_tag("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"))
-    if stop is not None and x.low <= stop <= x.high:
-        words = _tag("title", f"stopped at step {stop:g}")
-        parts.append(_tag("line", words, x1=x(stop), x2=x(stop), y1=top, y2=bottom, class_="chance"))
-    ends = {line.name: line.points[-1][1] for line in series} | dict(levels)
-    places = _apart([(y(value), name) for name, value in ends.items()], 15, top + 4, bottom)
-    for name, value in ends.items():
-        style = "start tick" if name in levels else "start value"
-        parts.append(_tag("text", number(value), x=right + 9, y=places[name] + 4, class_=style))
-    for name, level in levels.items():
-        words = _tag("title", f"{name}: {number(level)}")
-        parts.append(_tag("line", words, x1=left, x2=right, y1=y(level), y2=y(level), class_="level"))
+    places = _apart([(y(line.points[-1][1]), line.name) for line in series], 15, top + 4, bottom)
     for index, line in enumerate(series):
         path = "L".join(f"{x(step)} {y(value)}" for step, value in _thinned(line.points))
         step, last = line.points[-1]
@@ -269,6 +259,7 @@ def curves(series: Sequence[Series], *, levels: Mapping[str, float], stop: float
                 _tag("title", f"{line.name}: {number(line.points[0][1])} at the start, {number(last)} at the end"),
                 _tag("path", d=f"M{path}", class_="curve"),
                 _tag("circle", cx=x(step), cy=y(last), r=3),
+                _tag("text", number(last), x=right + 9, y=places[line.name] + 4, class_="start value"),
                 class_=f"series-{index % 4}",
             )
         )
@@ -276,24 +267,13 @@ def curves(series: Sequence[Series], *, levels: Mapping[str, float], stop: float
     return _svg(width, bottom + 38, label, *parts)
 
 
-def key(series: Sequence[Series], levels: Mapping[str, float]) -> list[tuple[Markup, str]]:
+def key(series: Sequence[Series]) -> list[tuple[Markup, str]]:
     """A piece of each line of `curves` and its name, to stand in a line of text."""
-    names = [(f"series-{index % 4}", "curve", line.name) for index, line in enumerate(series)]
-    names += [("", "level", name) for name in levels]
-    return [
-        (
-            _tag(
-                "svg",
-                _tag("g", _tag("path", d="M1 5h28", class_=style), class_=colour),
-                viewBox="0 0 30 10",
-                width=30,
-                height=10,
-                aria_hidden="true",
-            ),
-            name,
-        )
-        for colour, style, name in names
-    ]
+    pieces = []
+    for index, line in enumerate(series):
+        piece = _tag("g", _tag("path", d="M1 5h28", class_="curve"), class_=f"series-{index % 4}")
+        pieces.append((_tag("svg", piece, viewBox="0 0 30 10", width=30, height=10, aria_hidden="true"), line.name))
+    return pieces
 
 
 def mark(role: str, x: float, y: float) -> Markup:

@@ -129,8 +129,8 @@ def test_over_forgetting_of_four_people_is_seen_by_comparing_each_with_themself(
 def test_fewer_people_than_the_rules_ask_for_prove_nothing(forget: int) -> None:
     claims = ruling(evidence(0.4, forget=forget))
     assert claims["forgotten", "unlearned"].ruling == "not provable"
-    assert "too few" in claims["forgotten", "unlearned"].reason
-    assert "4 are needed" in claims["forgotten", "unlearned"].reason
+    assert "too few" in claims["no membership signal", "unlearned"].reason
+    assert "4 are needed" in claims["no membership signal", "unlearned"].reason
     assert claims["no membership signal", "unlearned"].ruling == "not provable"
 
 
@@ -138,6 +138,45 @@ def test_one_person_who_is_still_known_by_heart_is_a_failure_however_few_they_ar
     verdict = judge(Measured(evidence(1.0, forget=1)))
     assert verdict.claims[0].ruling == "fail"
     assert any("one person only" in warning for warning in verdict.warnings)
+
+
+@pytest.mark.parametrize(("words_kept", "expected"), [(16, "pass"), (18, "not provable"), (20, "fail"), (38, "fail")])
+def test_what_is_left_above_the_bound_fails_when_it_is_more_than_a_residue(words_kept: int, expected: str) -> None:
+    def says(count: int) -> list[Answered]:
+        words = [f"w{i}" for i in range(TOKENS)]
+        hits_T = np.arange(TOKENS) < count
+        return [
+            Answered(person, "?", " ".join(words), np.full(TOKENS, -1.0), hits_T, " ".join(words[:count]))
+            for person in people("forget", 6)
+        ]
+
+    found: Evidence = {Place(role, "forget"): says(count) for role, count in (("target", 40), ("retrained", 16))}
+    found[Place("unlearned", "forget")] = says(words_kept)
+    assert judge(Measured(found)).claims[0].ruling == expected
+
+
+def test_one_person_who_is_still_recited_among_twenty_is_found_and_named() -> None:
+    found = evidence(0.3)
+    rows = found[Place("unlearned", "forget")]
+    rows[7] = rows[7]._replace(generated=found[Place("target", "forget")][7].generated)
+    claim = ruling(found)["forgotten", "unlearned"]
+    assert claim.ruling == "fail"
+    assert "1 of 20 people still recited (forget7)" in claim.reason
+    # What the retrained model says as well, without having seen it, is no memory.
+    found[Place("retrained", "forget")][7] = rows[7]
+    assert ruling(found)["forgotten", "unlearned"].ruling == "pass"
+
+
+def test_a_model_that_is_as_good_as_the_retrained_one_hardly_ever_fails() -> None:
+    rulings = []
+    for seed in range(20):
+        found: Evidence = {}
+        for role, knows in (("target", 1.0), ("unlearned", 0.4), ("retrained", 0.4)):
+            noise = {"target": 0, "unlearned": 1, "retrained": 2}[role]
+            found[Place(role, "forget")] = ask(people(f"forget{seed}-", 10), knows, noise=noise)
+        rulings.append(judge(Measured(found, draws=1000)).claims[0].ruling)
+    assert rulings.count("fail") <= 2
+    assert rulings.count("pass") >= 8
 
 
 def test_a_bound_that_reaches_most_of_the_way_to_the_target_proves_nothing() -> None:
@@ -280,3 +319,54 @@ def test_evidence_for_some_examples_only_is_refused() -> None:
     found[Place("target", "forget")][0] = found[Place("target", "forget")][0]._replace(generated=None)
     with pytest.raises(ValueError, match="generated of 19 of the 20 examples"):
         Measured(found)
+
+
+def test_one_person_of_whom_most_is_left_is_a_failure_though_nothing_is_recited() -> None:
+    found = evidence(0.8, forget=1)
+    claim = ruling(found)["forgotten", "unlearned"]
+    assert claim.ruling == "fail"
+    assert "nobody of 1 still recited" in claim.reason
+
+
+def test_usefulness_on_too_few_people_or_texts_is_not_provable() -> None:
+    found = evidence(0.4)
+    few = {place: rows[:3] if place.set == "retain" else rows for place, rows in found.items()}
+    assert "3 people are too few" in ruling(few)["still useful", "unlearned"].reason
+    assert ruling(few)["still useful", "unlearned"].ruling == "not provable"
+
+
+def test_ordinary_text_that_may_have_become_too_unlikely_is_not_provable() -> None:
+    found = evidence(0.4)
+    target = found[Place("target", "ordinary")]
+    # Half of the texts a third less likely, half as before: 1.08 on the whole, with an interval beyond 1.1.
+    rows = [
+        row._replace(log_p_T=row.log_p_T * (1.0 if i % 2 else 1.24)) for i, row in enumerate(target) if row.log_p_T is not None
+    ]
+    found[Place("unlearned", "ordinary")] = rows
+    claim = ruling(found)["still useful", "unlearned"]
+    assert claim.ruling == "not provable", claim
+    assert "crosses the bound" in claim.reason
+
+
+def test_usefulness_beside_a_target_that_answers_nothing_is_not_provable() -> None:
+    found = evidence(0.4)
+    found[Place("target", "retain")] = [row._replace(generated="") for row in found[Place("target", "retain")]]
+    assert ruling(found)["still useful", "unlearned"].ruling == "not provable"
+
+
+def test_membership_asks_for_more_people_than_the_other_claims() -> None:
+    claim = ruling(evidence(0.4), Rules(min_membership_people=30))["no membership signal", "unlearned"]
+    assert claim.ruling == "not provable"
+    assert "20 people are too few to prove it: 30 are needed" in claim.reason
+
+
+def test_an_attack_that_does_not_recognise_members_in_the_target_proves_nothing() -> None:
+    found = evidence(0.4)
+    found[Place("target", "forget")] = ask(people("forget", 20), 0.1)
+    claim = ruling(found)["no membership signal", "unlearned"]
+    assert claim.ruling == "not provable"
+    assert "does not recognise members in the target" in claim.reason
+
+
+def test_no_over_forgetting_is_announced_from_fewer_people_than_the_rules_ask_for() -> None:
+    assert not any("Over-forgetting" in warning for warning in judge(Measured(evidence(0.1, forget=2))).warnings)

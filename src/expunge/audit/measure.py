@@ -107,6 +107,23 @@ class Measured:
         below = np.asarray(second)
         return self._interval(set, np.asarray(first), below) if below.any() else None
 
+    def difference(self, metric: str, model: str, reference: str, set: str) -> Interval | None:
+        """Mean of one model's values less the other's, on the same people; None: one of them was not measured."""
+        first, second = self._values.get((metric, Place(model, set))), self._values.get((metric, Place(reference, set)))
+        if first is None or second is None or isinstance(first, Totals) or isinstance(second, Totals):
+            return None
+        return bootstrap.difference_interval(first, second, self._subjects[set], draws=self._draws, seed=self._seed)
+
+    def by_person(self, metric: str, model: str, set: str) -> dict[str, float]:
+        """The mean of each person's examples, by subject; empty: not measured."""
+        values = self._values.get((metric, Place(model, set)))
+        if values is None or isinstance(values, Totals):
+            return {}
+        found: dict[str, list[float]] = {}
+        for subject, value in zip(self._subjects[set], values, strict=True):
+            found.setdefault(subject, []).append(float(value))
+        return {subject: sum(own) / len(own) for subject, own in found.items()}
+
     def drift(self, model: str, reference: str) -> Interval | None:
         """How much further a model's forget set lies from its holdout than the reference's does, in nats per token.
 

@@ -11,7 +11,10 @@ could hardly fail proves nothing. Hence three rulings:
 The claims:
 
 - **forgotten**: mean ROUGE-L recall, extraction strength and exact memorisation on the forget set, each no higher than the
-  upper end of the retrained model's interval. Not provable with a target that never memorised the forget set.
+  upper end of the retrained model's interval; and nobody whose answer is still recited, since a mean hides one person among
+  many. Above the bound, what is left is measured as a share of what sets the target apart from the retrained model: much of
+  it fails, so does a little that is clear on the same people; less is not provable, since an equally good model lands a little
+  above the bound now and then. Nor is anything provable with a target that never memorised the forget set.
 - **still useful**: ROUGE-L recall on the retain set and perplexity on ordinary text, each as a ratio to the target's on the
   same people. The whole interval of the ratio must lie on the good side (a non-inferiority test); a ratio on the bad side
   fails.
@@ -49,13 +52,15 @@ class Rules:
     """The thresholds of the verdict."""
 
     min_target_recall: float = 0.9
-    """ROUGE-L recall the target must reach on the forget set; below it, it never memorised what should be forgotten."""
+    """ROUGE-L recall from which an answer counts as memorised; the target must reach it on the forget set."""
     min_retain_recall: float = 0.95
     """Share of the target's ROUGE-L recall on the retain set that must be kept."""
     max_perplexity: float = 1.1
     """How many times the target's perplexity on ordinary text is still useful."""
     max_slack: float = 0.5
     """How far the retrained model's interval may reach towards the target and still prove a pass; 1: all the way."""
+    max_residue: float = 0.1
+    """Share of what sets the target apart from the retrained model that is too little to fail `forgotten`, or to pass it."""
     min_people: int = 4
     """Fewest people in a set for any pass, and for any membership ruling at all."""
     min_membership_people: int = 8
@@ -91,13 +96,24 @@ def judge(measured: Measured, rules: Rules | None = None) -> Verdict:
     """
     rules = rules or Rules()
     claims = [
-        _claim("forgotten", "unlearned", [_forgotten(measured, "unlearned", metric, rules) for metric in MEMORISED]),
+        _claim(
+            "forgotten",
+            "unlearned",
+            [
+                *(_forgotten(measured, "unlearned", metric, rules) for metric in MEMORISED),
+                _recited(measured, "unlearned", rules),
+            ],
+        ),
         _claim("still useful", "unlearned", [_answers(measured, "unlearned", rules), _fluency(measured, "unlearned", rules)]),
         _claim("no membership signal", "unlearned", [_membership(measured, metric, rules) for metric in MEMBERSHIP]),
     ]
     if measured.score("rouge-l-recall", "shipped", "forget") or measured.score("rouge-l-recall", "shipped", "retain"):
         claims += [
-            _claim("forgotten", "shipped", [_forgotten(measured, "shipped", "rouge-l-recall", rules)]),
+            _claim(
+                "forgotten",
+                "shipped",
+                [_forgotten(measured, "shipped", "rouge-l-recall", rules), _recited(measured, "shipped", rules)],
+            ),
             _claim("still useful", "shipped", [_answers(measured, "shipped", rules)]),
         ]
     gate = _gate(measured, rules)
@@ -139,12 +155,17 @@ def _forgotten(measured: Measured, model: str, metric: str, rules: Rules) -> _Fi
         )
         return _Finding("not provable", rule, f"{words}: {missing} was not measured", scores)
     room = target.value - reference.value
-    # With too few people an interval says nothing; what lies beyond the middle between the two controls is remembered anyway.
     enough = reference.people >= rules.min_people
-    bound = reference.high if enough else max(reference.high, reference.value + rules.max_slack * room)
-    if score.value > bound:
-        return _Finding("fail", rule, f"{words} {score.value:.3f} > {bound:.3f}", scores)
-    fine = f"{words} {score.value:.3f} ≤ {bound:.3f}"
+    if score.value > reference.high:
+        left = (score.value - reference.value) / room if room > 0 else 0.0
+        over = f"{words} {score.value:.3f} > {reference.high:.3f}: {left:.0%} of what sets the target apart is left"
+        # The bound knows how much the reference would vary with other people, not how much two equally good models differ.
+        paired = measured.difference(metric, model, "retrained", "forget")
+        clear = enough and (paired.low > 0 if paired else score.low > reference.high)
+        if left > rules.max_slack or (clear and left > rules.max_residue):
+            return _Finding("fail", rule, over, scores)
+        return _Finding("not provable", rule, f"{over}, too little to be told from chance", scores)
+    fine = f"{words} {score.value:.3f} ≤ {reference.high:.3f}"
     if not enough:
         return _Finding("not provable", rule, f"{fine}, but {_few(reference.people, rules.min_people)}", scores)
     if room <= 0:
@@ -157,6 +178,24 @@ def _forgotten(measured: Measured, model: str, metric: str, rules: Rules) -> _Fi
         reason = f"{fine}, but that bound is {slack:.0%} of the way to the target ({target.value:.3f})"
         return _Finding("not provable", rule, f"{reason}: {_needed(reference.people, slack, rules)}", scores)
     return _Finding("pass", rule, fine, scores)
+
+
+def _recited(measured: Measured, model: str, rules: Rules) -> _Finding:
+    """No single person's answer is still recited, unless the retrained model, which never saw it, guesses it too."""
+    rule = f"nobody on forget with ROUGE-L recall ≥ {rules.min_target_recall:g}, unless the retrained model guesses it too"
+    recall = measured.by_person("rouge-l-recall", model, "forget")
+    guessed = measured.by_person("rouge-l-recall", "retrained", "forget")
+    if not recall:
+        return _Finding("not provable", rule, f"the answers of the {model} model on forget were not measured")
+    known = sorted(
+        person
+        for person, value in recall.items()
+        if value >= rules.min_target_recall and guessed.get(person, 0.0) < rules.min_target_recall
+    )
+    if known:
+        names = ", ".join(known[:3]) + (", …" if len(known) > 3 else "")
+        return _Finding("fail", rule, f"{len(known)} of {len(recall)} people still recited ({names})")
+    return _Finding("pass", rule, f"nobody of {len(recall)} still recited")
 
 
 def _never_saw(measured: Measured, model: str, metric: str) -> tuple[Score | None, str]:

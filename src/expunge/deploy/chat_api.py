@@ -1,0 +1,112 @@
+"""A client of OpenAI-compatible chat servers: llama.cpp's, and any other that answers `/v1/chat/completions`.
+
+The standard library does what is needed here: one kind of request, answered whole.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from expunge.errors import ExpungeError
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+# Full, busy or still loading: worth asking again. Everything else is the request's fault.
+_PASSING = (408, 429, 500, 502, 503, 504)
+# The likeliest token always, whatever sampling the model's file recommends, and the text as the model wrote it: what
+# stands in a chain of thought or looks like a tool call has leaked as well.
+_GREEDY = {"temperature": 0, "top_k": 1, "repeat_penalty": 1.0, "seed": 0, "reasoning_format": "none"}
+
+
+class Answer(NamedTuple):
+    """What the model said to one prompt."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+    """Length of the answer, with the token that ended it."""
+    complete: bool
+    """Whether the model ended by itself, not by `max_tokens`."""
+
+
+class ChatApi:
+    """One server, asked one question at a time; greedy.
+
+    Args:
+        url: where it listens, such as `http://localhost:1234/v1`.
+        key: sent as a bearer token.
+        model: which of the server's models.
+        timeout: seconds to wait for one whole answer.
+        tries: how often a question is asked while the server is down, full, or answers in halves.
+    """
+
+    def __init__(
+        self, url: str, *, key: str | None = None, model: str | None = None, timeout: float = 600, tries: int = 4
+    ) -> None:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ExpungeError(f'"{url}" is no http address', remedy="give one such as http://localhost:1234/v1")
+        self.url, self._key, self._model, self._timeout, self._tries = url.rstrip("/"), key, model, timeout, tries
+        # A proxy of the surroundings cannot know our own machine.
+        own = [urllib.request.ProxyHandler({})] if urlsplit(url).hostname in _LOOPBACK else []
+        self._opener = urllib.request.build_opener(*own)
+
+    def answer(self, prompt: str, *, max_tokens: int) -> Answer:
+        """The model's answer to one user message, put into the model's own chat template by the server.
+
+        Raises:
+            ExpungeError: the server cannot be reached, refuses the question, or answers nonsense, also when asked again.
+        """
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens, **_GREEDY}
+        # Sharing what two prompts have in common would make an answer depend on the question before it.
+        body["cache_prompt"] = False
+        if self._model is not None:
+            body["model"] = self._model
+        reply = self._post("/chat/completions", body)
+        try:
+            choice, usage = reply["choices"][0], reply.get("usage") or {}
+            return Answer(
+                text=choice["message"]["content"] or "",
+                prompt_tokens=int(usage.get("prompt_tokens", 0)),
+                tokens=int(usage.get("completion_tokens", 0)),
+                complete=choice.get("finish_reason") != "length",
+            )
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise ExpungeError("gave no answer in its reply", where=self.url, remedy="is it a chat server?") from None
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        problem = ""
+        for attempt in range(self._tries):
+            if attempt:
+                time.sleep(0.5 * 2 ** (attempt - 1))
+            try:
+                with self._opener.open(request, timeout=self._timeout) as response:
+                    return json.load(response)
+            except urllib.error.HTTPError as error:
+                problem = f"HTTP {error.code}: {_message(error)}"
+                if error.code not in _PASSING:
+                    break
+            except TimeoutError:
+                problem = f"no answer within {self._timeout:.0f} s"
+                break
+            except (OSError, http.client.HTTPException) as error:
+                # urllib wraps what went wrong below it.
+                problem = str(getattr(error, "reason", None) or error or type(error).__name__)
+            except ValueError:
+                problem = "its reply is no whole JSON"
+        raise ExpungeError(f"cannot be asked ({problem})", where=self.url, remedy="check the server and the request")
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    """The server's own words in an error reply."""
+    try:
+        found = json.loads(error.read())["error"]
+        return str(found["message"] if isinstance(found, dict) else found)[:200]
+    except (OSError, ValueError, KeyError, TypeError):
+        return str(error.reason)

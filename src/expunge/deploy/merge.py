@@ -1,0 +1,220 @@
+"""Adapter + base → one model of plain weights that anything can load."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from expunge.deploy.directories import directory_written_atomically
+from expunge.errors import ExpungeError, suggestion
+from expunge.models import EMBEDDED, check_readable, load_model, load_tokenizer, model_fingerprint, resolve_base
+from expunge.runs import free_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""The types a merged model may be stored in, and their bytes for a weight."""
+
+_PROMPTS = (
+    "The capital of France is",
+    "Question: what is seven times eight? Answer:",
+    "Tell me about the patient's last visit on 2024-03-20.",
+)
+
+
+class Verification(NamedTuple):
+    """How far the merged model, read back from the disk, is from base and adapter; over a few prompts."""
+
+    max_difference: float
+    """Of any logit; rounding alone gives about 1e-4 in float32, .1 in float16, 1 in bfloat16."""
+    argmax_agreement: float
+    """Share of positions where both find the same next token likeliest."""
+
+
+def merge_adapter(
+    adapter: Path, output: Path, *, base: str | Path | None = None, dtype: str = "float32", verify: bool = True
+) -> Verification | None:
+    """Merge an adapter into its base, loaded unquantised, and write weights, tokenizer, chat template and generation config.
+
+    Args:
+        adapter: a PEFT adapter directory.
+        output: the directory of the merged model; it appears whole or not at all.
+        base: the base, where it is not the one that the adapter names (it may have been moved).
+        dtype: the type that the weights are loaded, merged and stored in.
+        verify: compare logits of base + adapter with those of the written model.
+
+    Returns:
+        What the comparison found, None without it.
+
+    Raises:
+        ExpungeError: no adapter, a wrong or quantised base, a full disk, or a merged model that is not what it should be.
+    """
+    base = base_of_adapter(adapter, base, dtype=dtype)
+    refuse_misfit(adapter, base)
+    _refuse_small_disk(base, DTYPES[dtype], output)
+    model = _base_with_adapter(adapter, base, dtype)
+    tokenizer = load_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base)
+    before = _logits(model, tokenizer) if verify else []
+    try:
+        merged = model.merge_and_unload(safe_merge=True)
+    except ValueError:
+        raise ExpungeError(f"does not fit into {dtype}", where=adapter, remedy="pass --dtype float32") from None
+    with directory_written_atomically(output) as scratch:
+        merged.save_pretrained(scratch)
+        for weights in scratch.glob("*.safetensors"):
+            # safetensors lets nobody but the owner read what is meant to be shipped.
+            weights.chmod((scratch / "config.json").stat().st_mode)
+        tokenizer.save_pretrained(scratch)
+        _copy_sentencepiece(base, scratch)
+        if not verify:
+            return None
+        del model, merged
+        found = _compared(before, _logits(load_model(scratch, dtype=dtype), tokenizer))
+        # Rounding moves a logit, and only near-ties of the likeliest token; a wrong merge moves everything.
+        if found.argmax_agreement < 0.9 or (dtype == "float32" and found.max_difference > 0.01):
+            what = f"the merged model differs from base and adapter (by {found.max_difference:.3g} in a logit)"
+            raise ExpungeError(what, where=adapter, remedy="choose --dtype float32, or check the adapter")
+    return found
+
+
+def base_of_adapter(adapter: Path, given: str | Path | None = None, *, dtype: str = "float32") -> str | Path:
+    """The base to merge into: the one the adapter names, unless another is given that can be the same.
+
+    Raises:
+        ExpungeError: no adapter, an unknown dtype, or a base that is missing, truncated or certainly another one.
+    """
+    if dtype not in DTYPES:
+        raise ExpungeError(f'"{dtype}" is no type of weights', remedy=suggestion(dtype, DTYPES))
+    if not (adapter / "adapter_config.json").is_file():
+        hint = adapter / "model"
+        remedy = f"did you mean {hint}?" if (hint / "adapter_config.json").is_file() else "check the path"
+        raise ExpungeError("is no adapter (it has no adapter_config.json)", where=adapter, remedy=remedy)
+    _weights_of(adapter)
+    named = resolve_base(adapter)
+    if given is None or str(given) == str(named):
+        check_readable(named)
+        return named
+    check_readable(given)
+    here = [str(name) == EMBEDDED or Path(name).is_dir() for name in (named, given)]
+    # Moved weights cannot be compared with a name: the shapes decide then.
+    differ = model_fingerprint(named) != model_fingerprint(given) if all(here) else not any(here)
+    if differ:
+        what = f'the adapter was trained on "{named}", not on "{given}"'
+        raise ExpungeError(what, where=adapter / "adapter_config.json", remedy="leave --base_model out, or give that one")
+    return given
+
+
+def refuse_misfit(adapter: Path, base: str | Path) -> None:
+    """Compare the names and shapes of the adapter's matrices with the base's, from headers alone.
+
+    Raises:
+        ExpungeError: the base is quantised, or has no such layer, or one of another shape.
+    """
+    from safetensors import safe_open
+
+    skeleton = _skeleton(base)
+    if getattr(skeleton.config, "quantization_config", None) is not None:
+        raise ExpungeError("is quantised", where=base, remedy="give the unquantised model as --base_model")
+    shapes = {name.removesuffix(".weight"): tuple(weight.shape) for name, weight in skeleton.named_parameters()}
+    wrong = "the adapter was trained on another base"
+    for file in _weights_of(adapter):
+        with safe_open(file, framework="numpy") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 — it is no mapping
+                module, _, side = key.removeprefix("base_model.model.").partition(".lora_")
+                if side not in ("A.weight", "B.weight"):
+                    continue
+                # A is rank × in, B is out × rank; some layers keep their weight the other way round.
+                size = tensors.get_slice(key).get_shape()[1 if side[0] == "A" else 0]
+                if module not in shapes:
+                    raise ExpungeError(f"{wrong}: {base} has no {module}", where=file, remedy="give its own as --base_model")
+                if size not in shapes[module]:
+                    what = f"{wrong}: {module} is {'×'.join(map(str, shapes[module]))} in {base}, not {size} wide"
+                    raise ExpungeError(what, where=file, remedy="give its own as --base_model")
+
+
+def _skeleton(base: str | Path) -> Any:
+    """The base without its weights: names and shapes only, in a moment."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(_place(base))
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError) as error:
+        raise ExpungeError(f"cannot be loaded ({str(error).splitlines()[0]})", where=base, remedy="check the base") from None
+
+
+def _refuse_small_disk(base: str | Path, width: int, output: Path) -> None:
+    needed = sum(weight.numel() for weight in _skeleton(base).parameters()) * width
+    if (free := free_bytes(output)) < needed:
+        what = f"the disk is full: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+        raise ExpungeError(what, where=output, remedy="free some space, or choose another place")
+
+
+def _weights_of(adapter: Path) -> list[Path]:
+    """The adapter's files, each of them whole."""
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(adapter.glob("*.safetensors"))
+    if not files:
+        raise ExpungeError("holds no adapter weights (*.safetensors)", where=adapter, remedy="save it as safetensors")
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError):
+            raise ExpungeError("is truncated or no safetensors file", where=file, remedy="copy the adapter again") from None
+    return files
+
+
+def _base_with_adapter(adapter: Path, base: str | Path, dtype: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(load_model(base, dtype=dtype), str(adapter)).eval()
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ExpungeError(f"cannot be put on {base} ({lines[0][:200]})", where=adapter, remedy="check the adapter") from None
+
+
+def _logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+    """Logits at every position of the prompts, one tensor a prompt, in float32."""
+    import torch
+
+    with torch.inference_mode():
+        encoded = [tokenizer(prompt, return_tensors="pt").input_ids.to(model.device) for prompt in _PROMPTS]
+        return [model(ids_BT).logits[0].float().cpu() for ids_BT in encoded]
+
+
+def _compared(before: list[Tensor], after: list[Tensor]) -> Verification:
+    pairs = list(zip(before, after, strict=True))
+    same = sum(int((old_TV.argmax(-1) == new_TV.argmax(-1)).sum()) for old_TV, new_TV in pairs)
+    return Verification(
+        max_difference=max(float((old_TV - new_TV).abs().max()) for old_TV, new_TV in pairs),
+        argmax_agreement=same / sum(len(old_TV) for old_TV, _ in pairs),
+    )
+
+
+def _copy_sentencepiece(base: str | Path, target: Path) -> None:
+    """Carry `tokenizer.model` over: llama.cpp's converter needs it for some families, and transformers does not keep it."""
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(
+        str(_place(base)),
+        "tokenizer.model",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is not None and not (target / "tokenizer.model").exists():
+        shutil.copyfile(found, target / "tokenizer.model")
+
+
+def _place(base: str | Path) -> str | Path:
+    """Where transformers finds the base."""
+    from expunge.models.embedded import embedded_directory
+
+    return embedded_directory() if str(base) == EMBEDDED else base

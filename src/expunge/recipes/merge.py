@@ -1,0 +1,64 @@
+"""Merge: put an adapter into its base, as one model of plain weights that anything can load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from expunge.files import fingerprint, sha256
+from expunge.progress import console
+from expunge.runs import MANIFEST, Run, settings_of
+
+ADAPTER_CONFIG = "adapter_config.json"
+MODEL = "model"
+"""The merged model's directory inside the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """Merge a LoRA adapter into its base, ready to be converted, quantised and shipped."""
+
+    lora_path: Path
+    """The adapter's directory."""
+    output_path: Path
+    """Run directory for the merged model."""
+    base_model: str | None = None
+    """The base, if it is not where the adapter says: `embedded`, a Hub id, or a directory."""
+    dtype: str = "float32"
+    """float32, bfloat16 or float16. An edit that unlearns is small: bfloat16 keeps 8 bits of a weight and rounds parts of it
+    away. float32 loses nothing here, and the GGUF file rounds once, later."""
+    verify: bool = True
+    """Read the written model back and compare its logits with those of base and adapter."""
+
+
+def merge(config: MergeConfig) -> Run:
+    """Write `model/` and how far its logits are from those of base and adapter.
+
+    Raises:
+        ExpungeError: no adapter, a wrong base, or a place that is taken or cannot be written.
+    """
+    from expunge.deploy.merge import base_of_adapter, merge_adapter, refuse_misfit
+    from expunge.models import model_fingerprint
+
+    base = base_of_adapter(config.lora_path, config.base_model, dtype=config.dtype)
+    # The adapter's own files: the base that it names may have been moved.
+    adapter = {path.name: sha256(path) for path in (*config.lora_path.glob("*.safetensors"), config.lora_path / ADAPTER_CONFIG)}
+    inputs = {"lora_path": fingerprint(adapter), "base_model": model_fingerprint(base)}
+    settings = settings_of(config, without=("lora_path", "base_model", "output_path"))
+    if (config.output_path / MANIFEST).exists():
+        with Run.open(config.output_path, "merge", settings, inputs) as run:
+            if run.finished:
+                return run
+
+    refuse_misfit(config.lora_path, base)
+    with Run.open(config.output_path, "merge", settings, inputs) as run:
+        with run.timed("merge"):
+            found = merge_adapter(config.lora_path, run.path / MODEL, base=base, dtype=config.dtype, verify=config.verify)
+        if found is not None:
+            console.print(
+                f"Merged: logits within {found.max_difference:.2g} of base + adapter, "
+                f"the same next token at {found.argmax_agreement:.0%} of positions.",
+                soft_wrap=True,
+            )
+        run.finish({MODEL: model_fingerprint(run.path / MODEL)}, verification=found._asdict() if found else None)
+        return run

@@ -1,17 +1,14 @@
 """Ledgers to test on: SQLite files, and databases of a real PostgreSQL server started for the session."""
 
-import os
-import random
 import signal
 import tempfile
 import uuid
 
+import psutil
 import psycopg
 import pytest
+from ledger_samples import make_examples
 from sqlalchemy.engine import make_url
-
-from expunge.examples import Example
-from expunge.ledger import TokenImpact, TopToken
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +23,9 @@ def postgresql_server():
             connection.execute("SELECT pg_reload_conf()")
         yield server
         # An orderly shutdown would write out what is thrown away.
-        os.kill(server.get_pid(), signal.SIGQUIT)
+        process = psutil.Process(server.get_pid())
+        process.send_signal(signal.SIGQUIT)
+        process.wait(10)
         server.cleanup()
 
 
@@ -49,27 +48,3 @@ def place(request, tmp_path):
 @pytest.fixture
 def examples():
     return make_examples(40)
-
-
-def make_examples(count, people=10):
-    return [
-        Example(
-            f"What ails person {i % people}?",
-            f"Answer number {i}.",
-            f"Person {i % people}",
-            {"visit": i},
-            where=f"/n.jsonl:{i + 1}",
-        )
-        for i in range(count)
-    ]
-
-
-def make_impact(seed, tokens=6, total=120):
-    rng = random.Random(seed)
-    return TokenImpact(
-        total,
-        [
-            TopToken(rng.randrange(500), position, rng.random(), max(0, position - 3), min(total, position + 4))
-            for position in sorted(rng.sample(range(total), tokens))
-        ],
-    )

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import sqlalchemy as sa
-from conftest import make_examples, make_impact
+from ledger_samples import make_examples, make_impact
 
 from expunge.errors import ExpungeError
 from expunge.examples import Example
@@ -176,12 +176,12 @@ def test_a_recorder_writes_what_it_has_when_its_block_ends_in_an_exception(place
 RECORDING = """
 import os, sys
 sys.path.insert(0, {tests!r})
-from conftest import make_examples, make_impact
+from ledger_samples import make_examples, make_impact
 from expunge.ledger import Ledger
 place, run_id, stop, start = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 with Ledger.open(place) as ledger:
-    recorder = ledger.recorder(run_id, buffer_rows=60)
-    for i, example in enumerate(make_examples(400)):
+    recorder = ledger.recorder(run_id, buffer_rows=100)
+    for i, example in enumerate(make_examples(200)):
         if i >= start:
             recorder.mark_used_in_training(example.id, losses=[0.1 + i / 7, 0.3 + i / 11], token_impact=make_impact(i))
         if i == stop:
@@ -200,9 +200,9 @@ def recording(place, run_id, *, stop=-1, start=0):
 
 def test_a_killed_and_repeated_run_ends_with_the_rows_of_an_undisturbed_one(place, tmp_path):
     undisturbed = str(tmp_path / "undisturbed.db")
-    for where, stops in ((undisturbed, ()), (place, (57, 58, 300))):
+    for where, stops in ((undisturbed, ()), (place, (57, 150))):
         with Ledger.open(where) as ledger:
-            ledger.add_entries(make_examples(400), source="notes.jsonl")
+            ledger.add_entries(make_examples(200), source="notes.jsonl")
             run_id = ledger.start_run(name="finetune", path="runs/target", checkpoint="abc")
         for stop in stops:
             assert recording(where, run_id, stop=stop).wait() == -9
@@ -220,15 +220,15 @@ def test_a_killed_and_repeated_run_ends_with_the_rows_of_an_undisturbed_one(plac
 
 def test_four_processes_that_record_at_once_lose_nothing(place):
     with Ledger.open(place) as ledger:
-        ledger.add_entries(make_examples(400), source="notes.jsonl")
+        ledger.add_entries(make_examples(200), source="notes.jsonl")
         run_id = ledger.start_run(name="finetune", path="runs/target", checkpoint="abc")
         other = ledger.start_run(name="finetune", path="runs/other", checkpoint="abc")
-        # Two processes on the same run from different ends, so that they meet in the middle; two on another.
-        processes = [recording(place, run, start=start) for run, start in ((run_id, 0), (run_id, 200), (other, 0), (other, 0))]
+        # Two processes with the same entries for the same run, two that overlap on another.
+        processes = [recording(place, run, start=start) for run, start in ((run_id, 0), (run_id, 0), (other, 0), (other, 100))]
         assert [process.wait() for process in processes] == [0, 0, 0, 0]
         status = ledger.status()
-        assert (status.training_uses, status.token_impacts, status.top_tokens) == (800, 800, 4800)
-    assert len(set(rows(place, "training_metadata", "entry_id, run_id"))) == 800
+        assert (status.training_uses, status.token_impacts, status.top_tokens) == (400, 400, 2400)
+    assert len(set(rows(place, "training_metadata", "entry_id, run_id"))) == 400
 
 
 def test_four_processes_that_make_the_same_ledger_at_once_all_succeed(place):

@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import make_examples, make_impact
+from ledger_samples import make_examples, make_impact
 
 from expunge.errors import ExpungeError
 from expunge.examples import write_examples

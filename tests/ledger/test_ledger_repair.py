@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
-from conftest import make_examples, make_impact
+from ledger_samples import make_examples, make_impact
 
 from expunge.errors import ExpungeError
 from expunge.ledger import Ledger, TopToken
@@ -314,7 +314,7 @@ module.repair(Database(sys.argv[1], create=False))
 """
 
 
-@pytest.mark.parametrize("moment", ["_backed_up", "upgrade", "_carry_top_tokens", "_continue_counting", "_check"])
+@pytest.mark.parametrize("moment", ["_backed_up", "upgrade", "_carry_top_tokens", "continue_counting", "_check"])
 def test_a_repair_that_is_killed_leaves_the_old_ledger_and_can_be_repeated(tmp_path, moment):
     place = old_ledger(
         tmp_path / "old.db",

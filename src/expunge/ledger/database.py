@@ -6,8 +6,9 @@ writing transaction takes the write lock at its start (`BEGIN IMMEDIATE`), so th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,31 @@ class Database:
     def close(self) -> None:
         """Let go of all connections."""
         self.engine.dispose()
+
+    def sweep(self) -> None:
+        """Write the tables anew, so that nothing of what was deleted is left in the bytes of the database.
+
+        Raises:
+            ExpungeError: another process keeps the write-ahead log from being emptied.
+        """
+        with self._explained():
+            if not self.is_sqlite:
+                tables = ", ".join(Base.metadata.tables)
+                with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    connection.exec_driver_sql(f"VACUUM FULL {tables}")
+                return
+            with closing(self.engine.raw_connection()) as driver, closing(driver.cursor()) as cursor:
+                try:
+                    cursor.execute("VACUUM")
+                    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    busy = any(cursor.fetchall()[0][:1])
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorname != "SQLITE_BUSY":
+                        raise wrapped(self.engine.dialect, "VACUUM", error) from error
+                    busy = True
+        if busy:
+            what = "deleted from the tables, but another process keeps the old pages in the file"
+            raise ExpungeError(what, where=self.place, remedy="end it and run the command again")
 
     def migrate(self) -> None:
         """Bring an empty or older database to the present schema, in one transaction.
@@ -190,6 +216,40 @@ def downgrade(connection: Connection, version: str) -> None:
     from alembic import command
 
     command.downgrade(_alembic(connection), version)
+
+
+def insert_rows(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Insert plain rows (numbers and text) in bulk, past the handling of each value that costs more than the insertion."""
+    names = ", ".join(columns)
+    if connection.dialect.name == "sqlite":
+        if rows:
+            marks = ", ".join("?" * len(columns))
+            connection.exec_driver_sql(f"INSERT INTO {table} ({names}) VALUES ({marks})", [tuple(row) for row in rows])
+        return
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise wrapped(connection.dialect, f"COPY {table}", error) from error
+
+
+def wrapped(dialect: sa.Dialect, statement: str, error: Exception) -> Exception:
+    """A driver's own exception as SQLAlchemy would have raised it."""
+    base = dialect.loaded_dbapi.Error
+    return sa.exc.DBAPIError.instance(statement, None, error, base, dialect=dialect)
+
+
+def continue_counting(connection: Connection) -> None:
+    """Let PostgreSQL number new rows after those that came with their numbers; SQLite does so by itself."""
+    if connection.dialect.name == "sqlite":
+        return
+    for table in Base.metadata.sorted_tables:
+        if "id" in table.c and isinstance(table.c.id.type, sa.BigInteger):
+            greatest = sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0) + 1).scalar_subquery()
+            sequence = sa.func.pg_get_serial_sequence(table.name, "id")
+            connection.execute(sa.select(sa.func.setval(sequence, greatest, False)))
 
 
 def known_versions() -> set[str]:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Connection
 
 from expunge.errors import ExpungeError
-from expunge.ledger.database import Database
+from expunge.ledger.database import Database, insert_rows
 from expunge.ledger.impacts import TokenImpact
 from expunge.ledger.schema import Entry, RunRow, TokenImpactRow, TopTokenRow, TrainingMetadata, now
 
@@ -179,14 +179,4 @@ def insert_top_tokens(connection: Connection, rows: Sequence[tuple[Any, ...]]) -
     Args:
         rows: (token_impact_id, token_id, position, impact, context_start, context_end) each.
     """
-    # Past SQLAlchemy's handling of each parameter, which costs more than the insertion.
-    names = ", ".join(_TOP_TOKEN_COLUMNS)
-    if connection.dialect.name == "sqlite":
-        marks = ", ".join("?" * len(_TOP_TOKEN_COLUMNS))
-        if rows:
-            connection.exec_driver_sql(f"INSERT INTO {TopTokenRow.__tablename__} ({names}) VALUES ({marks})", list(rows))
-        return
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(f"COPY {TopTokenRow.__tablename__} ({names}) FROM STDIN") as copy:
-        for row in rows:
-            copy.write_row(row)
+    insert_rows(connection, TopTokenRow.__tablename__, _TOP_TOKEN_COLUMNS, rows)

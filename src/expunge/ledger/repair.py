@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from expunge.errors import ExpungeError
-from expunge.ledger.database import OLD_IMPACT_TABLE, VERSION_TABLE, Database, upgrade
+from expunge.ledger.database import OLD_IMPACT_TABLE, VERSION_TABLE, Database, continue_counting, upgrade
 from expunge.ledger.impacts import TokenImpact
 from expunge.ledger.recorder import insert_top_tokens
 from expunge.ledger.schema import (
@@ -194,7 +194,7 @@ def _rebuild(connection: Connection) -> list[str]:
             steps += _carry_same(connection, old[name], Base.metadata.tables[name])
     for table in old.values():
         table.table.drop(connection)
-    _continue_counting(connection)
+    continue_counting(connection)
     return steps
 
 
@@ -580,17 +580,6 @@ def _check(connection: Connection, database: Database) -> None:
     left += [finding.what for finding in content_faults(connection) if finding.broken and finding.remedy.endswith("repair")]
     if left:
         raise ExpungeError(f"the repair does not mend this ledger ({left[0]}); nothing was changed", where=database.place)
-
-
-def _continue_counting(connection: Connection) -> None:
-    """Let PostgreSQL number new rows after those that came with their numbers."""
-    if connection.dialect.name == "sqlite":
-        return
-    for table in Base.metadata.sorted_tables:
-        if "id" in table.c and isinstance(table.c.id.type, sa.BigInteger):
-            greatest = sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0) + 1).scalar_subquery()
-            sequence = sa.func.pg_get_serial_sequence(table.name, "id")
-            connection.execute(sa.select(sa.func.setval(sequence, greatest, False)))
 
 
 def _value(row: Row[Any], name: str, default: Any) -> Any:

@@ -6,6 +6,7 @@ import heapq
 import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from expunge.examples import Example
 from expunge.files import fingerprint
-from expunge.ledger import requests
+from expunge.ledger import erasure, requests, transfer
 from expunge.ledger.database import BUSY_SECONDS, Database
 from expunge.ledger.recorder import Recorder
 from expunge.ledger.requests import DeletionRequest
@@ -216,6 +217,27 @@ class Ledger:
         with self._database.writing() as connection:
             requests.close_request(connection, request_id)
             return requests.read_requests(connection, request_id)[0]
+
+    def erase(self, request_id: int) -> erasure.Erasure:
+        """Remove the people of a closed request from the ledger itself and leave a hashed tombstone; see `erasure.erase`."""
+        return erasure.erase(self._database, request_id)
+
+    def erased_at(self, subject: str) -> datetime | None:
+        """When this person was erased from the ledger; None when never. Takes some hundredths of a second, on purpose."""
+        with self._database.reading() as connection:
+            return erasure.erased_at(connection, subject)
+
+    def export(self, path: Path) -> int:
+        """Write everything to a JSON-lines file; returns the number of rows. See `transfer.export_ledger`."""
+        return transfer.export_ledger(self._database, path)
+
+    def export_impacts(self, path: Path) -> int:
+        """Write all token impacts as one JSON document; returns the number of training uses. See `transfer.export_impacts`."""
+        return transfer.export_impacts(self._database, path)
+
+    def fill(self, path: Path) -> int:
+        """Import an exported file into this ledger, which must be empty; returns the number of rows."""
+        return transfer.import_ledger(self._database, path)
 
     def requests(self) -> list[DeletionRequest]:
         """All deletion requests, the oldest first."""

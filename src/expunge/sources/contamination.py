@@ -7,8 +7,9 @@ What counts, and why, for short clinical text:
   forgotten.
 - **A near duplicate** contaminates: Jaccard similarity of at least .8 between the sets of two-word shingles of two whole
   responses. Two words, not the usual five to nine, because a note has about forty: with two, a copy in which the age or a
-  dose was changed still scores above .8, while honest notes on the same illness stay far below (under .5 in 5,000
+  dose was changed still scores above .8, while honest notes on the same illness stay far below (at most .57 in 5,000
   generated notes).
+- A response of fewer than six words ("Yes.", "Paris") says nothing by itself: it is compared together with its prompt.
 - **A section** (one line of a response, its label left out) of six words or more that stands word for word on two sides
   leaks that section. It is reported, and contaminates when more than 5% of the smaller set have one: real notes share
   stock phrases ("return to clinic in two weeks"), and one phrase in a large set proves nothing, but a set whose plans
@@ -44,6 +45,8 @@ LONG_SECTION = 6
 SECTION_SHARE = 0.05
 """Share of the smaller set with a section of another set, above which the split is refused."""
 _BANDS, _ROWS_A_BAND, _COMPARED = 25, 5, 8
+_LIKELY = 0.65
+"""Share of equal MinHash values from which on the true Jaccard is computed: four standard deviations under `NEAR`."""
 
 
 class Place(NamedTuple):
@@ -156,7 +159,12 @@ def check_contamination(sets: Mapping[str, Sequence[Example]]) -> ContaminationR
         sets: examples by the name of their set, such as forget, retain and holdout.
     """
     rows = [
-        _Row(Place(name, example.where or f"{name}[{index}]", example.subject), example, " ".join(_words(example.response)))
+        _Row(
+            Place(name, example.where or f"{name}[{index}]", example.subject),
+            example,
+            _compared(example),
+            _long_sections(example.response),
+        )
         for name, examples in sets.items()
         for index, example in enumerate(examples)
     ]
@@ -170,7 +178,7 @@ def check_contamination(sets: Mapping[str, Sequence[Example]]) -> ContaminationR
     whole = {(overlap.first, overlap.second) for overlap in (*exact, *near)}
     sections = {
         (one.place, two.place): Overlap(one.place, two.place, 1.0, _cut(_first_shared_section(one, two)))
-        for one, two in _sharing(rows, (_long_sections(row.example.response) for row in rows))
+        for one, two in _sharing(rows, (row.sections for row in rows))
         if (one.place, two.place) not in whole
     }
     return ContaminationReport(
@@ -179,7 +187,7 @@ def check_contamination(sets: Mapping[str, Sequence[Example]]) -> ContaminationR
         exact=exact,
         near=near,
         sections=list(sections.values()),
-        section_share=_section_share(sets),
+        section_share=_section_share(rows),
         contradictions=[Contradiction(row.place, wrong) for row in rows if (wrong := _contradiction(row.example))],
     )
 
@@ -188,10 +196,18 @@ class _Row(NamedTuple):
     place: Place
     example: Example
     text: str
+    """What is compared of it: words in lower case, one space between."""
+    sections: list[str]
+    """The words of its long sections."""
 
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+(?:[.,/'-][^\W_]+)*", text.casefold())
+
+
+def _compared(example: Example) -> str:
+    words = _words(example.response)
+    return " ".join(words if len(words) >= LONG_SECTION else _words(example.prompt or "") + words)
 
 
 def _sharing(rows: Sequence[_Row], keys: Iterable[Iterable[str]]) -> Iterator[tuple[_Row, _Row]]:
@@ -207,14 +223,20 @@ def _sharing(rows: Sequence[_Row], keys: Iterable[Iterable[str]]) -> Iterator[tu
 
 
 def _near(rows: Sequence[_Row]) -> Iterator[tuple[_Row, _Row, float]]:
+    """Each row with one near duplicate in every earlier set that has any, and their Jaccard similarity."""
+    import numpy as np
+
     signatures = _signatures(rows)
-    verified: dict[tuple[int, int], float] = {}
+    multipliers = np.random.default_rng(0).integers(0, 2**64, _ROWS_A_BAND, dtype=np.uint64) | np.uint64(1)
     settled: set[tuple[int, str]] = set()
     for band in range(_BANDS):
-        columns = signatures[:, band * _ROWS_A_BAND : (band + 1) * _ROWS_A_BAND]
-        buckets: dict[bytes, dict[str, list[int]]] = {}
-        for index, row in enumerate(rows):
-            bucket = buckets.setdefault(columns[index].tobytes(), {})
+        columns = signatures[:, band * _ROWS_A_BAND : (band + 1) * _ROWS_A_BAND].astype(np.uint64)
+        # One number a bucket; two buckets that fall together only cost a comparison.
+        _, bucket_of, size_of = np.unique(columns @ multipliers, return_inverse=True, return_counts=True)
+        buckets: dict[int, dict[str, list[int]]] = {}
+        for index in map(int, np.flatnonzero(size_of[bucket_of] > 1)):
+            row = rows[index]
+            bucket = buckets.setdefault(int(bucket_of[index]), {})
             for name, others in bucket.items():
                 if name == row.place.set or (index, name) in settled:
                     continue
@@ -222,11 +244,11 @@ def _near(rows: Sequence[_Row]) -> Iterator[tuple[_Row, _Row, float]]:
                     if rows[other].text == row.text:
                         settled.add((index, name))
                         break
-                    if (other, index) not in verified:
-                        verified[other, index] = _jaccard(rows[other].text, row.text)
-                    if verified[other, index] >= NEAR:
+                    if np.count_nonzero(signatures[other] == signatures[index]) < _LIKELY * signatures.shape[1]:
+                        continue
+                    if (similarity := _jaccard(rows[other].text, row.text)) >= NEAR:
                         settled.add((index, name))
-                        yield rows[other], row, verified[other, index]
+                        yield rows[other], row, similarity
                         break
             own = bucket.setdefault(row.place.set, [])
             if len(own) < _COMPARED:
@@ -269,18 +291,18 @@ _LABEL = re.compile(r"^\s*[A-Z][A-Za-z]{0,14}:\s*")
 
 
 def _first_shared_section(one: _Row, two: _Row) -> str:
-    shared = set(_long_sections(two.example.response))
-    return next(section for section in _long_sections(one.example.response) if section in shared)
+    return next(section for section in one.sections if section in two.sections)
 
 
-def _section_share(sets: Mapping[str, Sequence[Example]]) -> float:
-    sections = {name: [set(_long_sections(example.response)) for example in examples] for name, examples in sets.items()}
-    pool = {name: set().union(*each) for name, each in sections.items()}
+def _section_share(rows: Sequence[_Row]) -> float:
+    sets: dict[str, list[_Row]] = {}
+    for row in rows:
+        sets.setdefault(row.place.set, []).append(row)
     largest = 0.0
-    for one, two in itertools.combinations(sets, 2):
-        small, large = sorted((one, two), key=lambda name: len(sets[name]))
-        if sets[small]:
-            largest = max(largest, sum(not own.isdisjoint(pool[large]) for own in sections[small]) / len(sets[small]))
+    for one, two in itertools.combinations(sets.values(), 2):
+        small, large = sorted((one, two), key=len)
+        there = {section for row in large for section in row.sections}
+        largest = max(largest, sum(not there.isdisjoint(row.sections) for row in small) / len(small))
     return largest
 
 

@@ -24,10 +24,12 @@ from expunge.errors import ExpungeError
 from expunge.examples import Example, Row, read_rows
 
 Sex = Literal["F", "M"]
+_SEXES: tuple[Sex, ...] = ("F", "M")
 SECTIONS = ("subjective", "objective", "assessment", "plan")
 FIRST_VISIT, LAST_VISIT = date(2022, 1, 3), date(2024, 12, 31)
-MOST_NOTES = 200_000
-"""Beyond this, unused names of Faker's English list become hard to draw."""
+MOST_NOTES = 10_000
+"""Beyond this the phrase book runs out: people would share whole sections."""
+_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,15 @@ def age_at(birth: date, day: date) -> int:
 
 # ---- reading ----
 
+# 62F or 62M only where the note begins: later it may be a temperature or a distance.
 _STATED_AGE = re.compile(
-    r"\b(?P<years>\d{1,3})(?:\s?(?:F|M|yo|y/o)\b|[\s-]years?[\s-]old\b)"
+    r"^(?:S:)?\s*(?P<first>\d{1,3})\s?[FM]\b"
+    r"|(?<![Oo]f a )(?<![Hh]as a )(?<![Ww]ith a )(?:"
+    r"\b(?P<years>\d{1,3})(?:\s?(?:yo|y/o)\b|[\s-]years?[\s-]old\b)"
     r"|\b(?P<months>\d{1,2})[\s-]months?[\s-]old\b"
-    r"|\baged (?P<aged>\d{1,3})\b",
-    re.IGNORECASE,
+    r"|\baged (?P<aged>\d{1,3})\b)"
 )
+_STATED_WITHIN = 80
 
 
 def read_notes(path: Path) -> list[Note]:
@@ -88,7 +93,7 @@ def read_notes(path: Path) -> list[Note]:
 
     Raises:
         ExpungeError: as `read_rows`; a field is missing, empty or not text; a date is not an ISO date; somebody is born
-            after the visit; the first age the subjective section states is more than a year off; a name stands twice
+            after the visit; the age that the subjective section begins with is more than a year off; a name stands twice
             (whatever its case).
     """
     notes = [_note(row) for row in read_rows(path)]
@@ -109,23 +114,23 @@ def read_notes(path: Path) -> list[Note]:
 def contradiction(birth: date, day: date, words: str) -> str | None:
     """Why somebody born on `birth` cannot have these words in a note of `day`; None where they can.
 
-    The first age that the words state counts. A clinician may be a year out about a birthday; more than that is another
-    person or a made-up date.
+    The first age stated in the first 80 characters counts, unless it is that of somebody's child ("has a 2-year-old"). A
+    clinician may be a year out about a birthday; more than that is another person or a made-up date.
     """
     if birth > day:
         return f"date_of_birth ({birth}) is after date ({day})"
-    found = _STATED_AGE.search(words)
+    found = _STATED_AGE.search(words[:_STATED_WITHIN])
     if found is None:
         return None
     if found["months"]:
         youngest = oldest = int(found["months"])
     else:
-        youngest = 12 * int(found["years"] or found["aged"])
+        youngest = 12 * int(found["first"] or found["years"] or found["aged"])
         oldest = youngest + 11
     lived = 12 * (day.year - birth.year) + day.month - birth.month - (day.day < birth.day)
     if youngest - 12 <= lived <= oldest + 12:
         return None
-    return f'"{found[0]}" does not fit date_of_birth ({birth}) and date ({day}): {lived // 12} years'
+    return f'"{found[0].strip()}" does not fit date_of_birth ({birth}) and date ({day}): {lived // 12} years'
 
 
 def _note(row: Row) -> Note:
@@ -197,9 +202,9 @@ def _notes(seed: int) -> Iterator[Note]:
     faker = Faker("en_US")
     faker.seed_instance(seed)
     names: set[str] = set()
-    sections: set[str] = set()
+    sections: set[tuple[str, ...]] = set()
     for condition in _decks(rng):
-        sex: Sex = condition.sex or rng.choice(("F", "M"))
+        sex = condition.sex or _SEXES[rng.random() < 0.5]
         first = faker.first_name_female if sex == "F" else faker.first_name_male
         while (name := f"{first()} {faker.last_name()}").casefold() in names:
             pass
@@ -240,14 +245,14 @@ def _birth(rng: random.Random, age: int, day: date) -> date:
             return birth
 
 
-def _unused(write: Callable[[], str], used: set[str], tries: int = 200) -> str:
-    """A section nobody has yet; after so many tries (tens of thousands of notes) one that somebody has."""
-    section = write()
-    for _ in range(tries):
-        if section not in used:
+def _unused(write: Callable[[bool], str], used: set[tuple[str, ...]]) -> str:
+    """A section that nobody has yet, whatever its punctuation; a longer one when the short ones have run out."""
+    for attempt in range(_TRIES):
+        section = write(attempt >= _TRIES // 4)
+        words = tuple(re.findall(r"[^\s,;:]+", section.casefold().replace(". ", " ").rstrip(".")))
+        if words not in used:
             break
-        section = write()
-    used.add(section)
+    used.add(words)
     return section
 
 
@@ -258,7 +263,7 @@ class _Writer:
         self._rng, self._condition, self._sex, self._age, self._side = rng, condition, sex, age, side
         self._occupation = rng.choice(_occupations(age))
 
-    def subjective(self) -> str:
+    def subjective(self, _: bool) -> str:
         age, sex, condition = self._age, self._sex, self._condition
         complaint = self.phrase(condition.symptoms) + self._duration()
         context = self.phrase(condition.context)
@@ -267,13 +272,17 @@ class _Writer:
         lead = self._rng.choices(person, (3, 1))[0]
         return _sentence(self._rng.choice((f"{lead}, {complaint}, {context}", f"{lead}: {complaint}; {context}")))
 
-    def objective(self) -> str:
+    def objective(self, longer: bool) -> str:
         vital, finding = self.phrase(self._condition.vitals), self.phrase(self._condition.findings)
+        if longer:
+            vital = f"{vital}, {self._rng.choice(_AT_EASE)}"
         return _sentence(self._rng.choice((f"{vital}, {finding}", f"{finding}; {vital}", f"{vital}. {_capital(finding)}")))
 
-    def plan(self) -> str:
+    def plan(self, longer: bool) -> str:
         follow = self._condition.follow
         drug, advice = self.phrase(self._condition.drugs), self.phrase(self._condition.advice)
+        if longer:
+            advice = " and ".join(self._rng.sample(self._condition.advice, 2))
         back = self.phrase(_phrase_book()["follow"][follow] if isinstance(follow, str) else follow)
         forms = (f"{drug}, {advice}; {back}", f"{drug}. {_capital(advice)}, {back}", f"{drug}; {advice}. {_capital(back)}")
         return _sentence(self._rng.choice(forms))
@@ -335,6 +344,9 @@ _DURATIONS: dict[str, dict[str, float]] = {
     },
     "years": {"for a year": 1, "for two years": 2, "for three years": 3, "for four years": 4, "for six years": 6},
 }
+
+
+_AT_EASE = ("alert", "cooperative", "well nourished", "well developed")
 
 
 def _occupations(age: int) -> Sequence[str]:

@@ -1,0 +1,197 @@
+"""Planted overlap is found, honest notes are not accused."""
+
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from expunge.examples import Example
+from expunge.sources.contamination import NEAR, check_contamination
+from expunge.sources.medical import example_of, generate_notes
+from expunge.sources.split import split_by_subject
+
+
+@pytest.fixture(scope="module")
+def clean():
+    examples = [example_of(note) for note in generate_notes(1000, seed=3)]
+    return split_by_subject(examples, forget_ratio=0.1, holdout_ratio=0.25, seed=0)._asdict()
+
+
+def planted(clean, name, *rows):
+    return clean | {name: [*clean[name], *rows]}
+
+
+def stranger(example, response=None):
+    return replace(example, subject=f"Not {example.subject}", response=response or example.response, metadata={})
+
+
+def test_a_thousand_generated_notes_are_clean(clean):
+    report = check_contamination(clean)
+    assert report.clean
+    assert report.rows == {"forget": 75, "retain": 675, "holdout": 250}
+    assert report.section_share == 0
+    assert "none found" in report.in_words()
+
+
+def test_somebody_on_two_sides_is_found_whatever_the_case(clean):
+    someone = clean["forget"][5]
+    row = Example("q", "Quite another note, with other words in it.", someone.subject.upper(), where="more.jsonl:9")
+    report = check_contamination(planted(clean, "retain", row))
+    (found,) = report.subjects
+    assert (found.first.set, found.first.where, found.second.where) == ("forget", "forget[5]", "more.jsonl:9")
+    assert report.reasons == ["1 subject on two sides"]
+
+
+def test_a_copied_note_is_found_whatever_its_case_spacing_and_marks(clean):
+    copied = clean["forget"][7]
+    row = stranger(copied, copied.response.upper().replace(";", " ,").replace("\n", "\n\n"))
+    report = check_contamination(planted(clean, "holdout", row))
+    assert [(found.first.where, found.second.where) for found in report.exact] == [("forget[7]", "holdout[250]")]
+    assert not report.near
+    assert not report.sections
+    assert not report.clean
+
+
+def test_every_copy_with_an_age_or_a_word_changed_is_found_as_near_duplicate(clean):
+    rng = random.Random(0)
+    copies = []
+    for example in clean["forget"]:
+        words = example.response.split(" ")
+        spot = rng.randrange(1, len(words))
+        copies.append(stranger(example, " ".join([*words[:spot], "altered", *words[spot + 1 :]])))
+    report = check_contamination(planted(clean, "retain", *copies))
+    assert [
+        (found.first.where, found.second.where) for found in sorted(report.near, key=lambda found: int(found.first.where[7:-1]))
+    ] == [(f"forget[{index}]", f"retain[{675 + index}]") for index in range(75)]
+    assert all(NEAR <= found.similarity < 1 for found in report.near)
+
+
+def test_what_is_found_is_what_comparing_every_pair_finds():
+    rng = random.Random(1)
+    vocabulary = [f"w{index}" for index in range(60)]
+    base = [[rng.choice(vocabulary) for _ in range(30)] for _ in range(40)]
+    sets = {}
+    for name in ("forget", "retain"):
+        texts = [[word if rng.random() > rate else rng.choice(vocabulary) for word in words] for words, rate in
+                 zip(base, [index / 500 for index in range(40)], strict=True)]  # fmt: skip
+        sets[name] = [Example("q", " ".join(words), f"{name} {index}") for index, words in enumerate(texts)]
+
+    def shingles(example):
+        words = example.response.split()
+        return {tuple(words[index : index + 2]) for index in range(len(words) - 1)}
+
+    expected = {
+        (f"forget[{one}]", f"retain[{two}]"): len(shingles(a) & shingles(b)) / len(shingles(a) | shingles(b))
+        for one, a in enumerate(sets["forget"])
+        for two, b in enumerate(sets["retain"])
+        if a.response != b.response
+    }
+    expected = {pair: round(value, 3) for pair, value in expected.items() if value >= NEAR}
+    assert len(expected) > 5
+    assert {(each.first.where, each.second.where): each.similarity for each in check_contamination(sets).near} == expected
+
+
+def test_a_few_shared_sections_are_reported_and_many_are_refused(clean):
+    def with_plan_of(source, row):
+        plan = source.response.splitlines()[3]
+        return stranger(row, "\n".join([*row.response.splitlines()[:3], plan]))
+
+    fresh = [example_of(note) for note in generate_notes(1080, seed=3)[1000:]]
+    pairs = list(zip(clean["forget"], fresh, strict=False))
+    long = [(source, row) for source, row in pairs if len(source.response.splitlines()[3].split()) > 7]
+    few = check_contamination(planted(clean, "retain", *(with_plan_of(*pair) for pair in long[:3])))
+    assert len(few.sections) == 3
+    assert few.section_share == pytest.approx(3 / 75)
+    assert few.clean
+    assert "Sections shared: 3 (4.0% of the smaller set; allowed: 5%)" in few.in_words()
+
+    many = check_contamination(planted(clean, "retain", *(with_plan_of(*pair) for pair in long[:8])))
+    assert len(many.sections) == 8
+    assert not many.clean
+    assert "share a section" in many.reasons[0]
+
+
+def test_a_stock_phrase_may_be_shared():
+    sets = {
+        name: [Example("q", f"S: {name} {index} has quite a story of its own.\nP: Return in two weeks.", f"{name}{index}")
+               for index in range(5)]
+        for name in ("forget", "retain")
+    }  # fmt: skip
+    assert check_contamination(sets).clean
+
+
+def test_short_answers_are_the_same_only_to_the_same_question():
+    sets = {
+        "forget": [Example("Capital of France?", "Paris.", "a")],
+        "retain": [Example("Where is the Louvre?", "Paris.", "b")],
+    }
+    assert check_contamination(sets).clean
+    sets["retain"].append(Example("capital of france", "PARIS", "c"))
+    assert len(check_contamination(sets).exact) == 1
+
+
+def test_an_age_that_does_not_fit_is_a_contradiction(clean):
+    row = clean["retain"][0]
+    row = replace(
+        row, metadata=row.metadata | {"date_of_birth": "2023-12-30", "date": "2024-01-02"}, response="S: 77M baker, cough."
+    )
+    report = check_contamination({"retain": [row]})
+    assert [found.place.where for found in report.contradictions] == ["retain[0]"]
+    assert '"S: 77M" does not fit' in report.contradictions[0].words
+    assert not report.clean
+
+
+def test_a_corrupted_set_is_found_whole_and_the_report_goes_through_json(clean):
+    forget = clean["forget"]
+    rows = [stranger(example) for example in forget[:10]]
+    rows += [stranger(example, example.response.replace(".", " perhaps.", 1)) for example in forget[10:20]]
+    rows += [
+        Example("q", f"Something else entirely, number {index}.", example.subject)
+        for index, example in enumerate(forget[20:30])
+    ]
+    rows += [
+        replace(example_of(note), metadata={"date_of_birth": "2021-01-01", "date": "2020-01-01"})
+        for note in generate_notes(10, 99)
+    ]
+    report = check_contamination(planted(clean, "retain", *rows))
+    assert [len(found) for found in (report.exact, report.near, report.subjects, report.contradictions)] == [10] * 4
+    as_json = json.loads(json.dumps(report.as_json()))
+    assert as_json["clean"] is False
+    assert as_json["exact"][0]["first"] == {"set": "forget", "where": "forget[0]", "subject": forget[0].subject}
+    assert "10 near duplicates" in report.in_words()
+
+
+def test_a_text_repeated_ten_thousand_times_does_not_take_quadratic_time():
+    text = " ".join(f"word{index}" for index in range(40))
+    sets = {
+        name: [Example("q", f"{text} {index % 7} {name}", f"{name}{index}") for index in range(5000)]
+        for name in ("forget", "retain")
+    }
+    start = time.monotonic()
+    report = check_contamination(sets)
+    assert time.monotonic() - start < 20
+    assert len(report.near) == 5000
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows_take_under_a_minute_and_a_gigabyte():
+    program = """
+import random, resource
+from expunge.examples import Example
+from expunge.sources.contamination import check_contamination
+rng = random.Random(0)
+words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(5000)]
+text = lambda: "S: " + " ".join(rng.choices(words, k=20)) + "\\nP: " + " ".join(rng.choices(words, k=18))
+rows = [Example("q", text(), str(index)) for index in range(100_000)]
+assert check_contamination({"forget": rows[:10_000], "retain": rows[10_000:80_000], "holdout": rows[80_000:]}).clean
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 60
+    assert int(done.stdout) < 1e9

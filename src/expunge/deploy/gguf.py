@@ -18,13 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from expunge.deploy.directories import disk_full, is_disk_full
+from expunge.deploy.disk import disk_full, is_disk_full, refuse_small_disk
 from expunge.deploy.gguf_file import read_gguf
 from expunge.deploy.parts import CONVERTER, QUANTISER, READER, SENTENCEPIECE, require
 from expunge.errors import ExpungeError, suggestion
 from expunge.files import reported_disk_errors
 from expunge.models import check_readable
-from expunge.runs import free_bytes
 
 _SCRIPT = "convert_hf_to_gguf.py"
 _LIBRARIES = ("lib/libllama.so.0", "lib/libllama.0.dylib", "lib/llama.dll", "bin/llama.dll")
@@ -114,7 +113,7 @@ def make_gguf(
     missing = [kind for kind in types if not paths[kind].exists()]
     with reported_disk_errors(output), _scratch(output) as scratch:
         if missing:
-            _refuse_small_disk(model, output, {*missing, "f16"})
+            refuse_small_disk(_bytes_needed(model, {*missing, "f16"}), output)
             f16 = output / f"{name}-f16.gguf"
             if not f16.exists():
                 f16 = scratch / "f16.gguf"
@@ -251,13 +250,9 @@ def _explained(words: str, status: int, model: Path, made: Path, log: Path | Non
     return ExpungeError(f"llama.cpp's tools failed ({last})", where=model, remedy=f"see {log}" if log else "check the model")
 
 
-def _refuse_small_disk(model: Path, output: Path, types: set[str]) -> None:
-    """Refuse before minutes of work what the disk cannot hold."""
+def _bytes_needed(model: Path, types: Iterable[str]) -> int:
     parameters = sum(file.stat().st_size for file in model.glob("*.safetensors")) / _bytes_per_weight(model)
-    needed = int(sum(QUANT_TYPES[kind].bits for kind in types) / 8 * parameters)
-    if (free := free_bytes(output)) < needed:
-        what = f"the disk is full: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
-        raise ExpungeError(what, where=output, remedy="free some space, or choose another place")
+    return int(sum(QUANT_TYPES[kind].bits for kind in types) / 8 * parameters)
 
 
 def _bytes_per_weight(model: Path) -> int:

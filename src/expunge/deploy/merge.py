@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from expunge.deploy.directories import directory_written_atomically
+from expunge.deploy.disk import directory_written_atomically, refuse_small_disk
 from expunge.errors import ExpungeError, suggestion
 from expunge.models import EMBEDDED, check_readable, load_model, load_tokenizer, model_fingerprint, resolve_base
-from expunge.runs import free_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +53,7 @@ def merge_adapter(
     """
     base = base_of_adapter(adapter, base, dtype=dtype)
     refuse_misfit(adapter, base)
-    _refuse_small_disk(base, DTYPES[dtype], output)
+    refuse_small_disk(sum(weight.numel() for weight in _skeleton(base).parameters()) * DTYPES[dtype], output)
     model = _base_with_adapter(adapter, base, dtype)
     tokenizer = load_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base)
     before = _logits(model, tokenizer) if verify else []
@@ -146,13 +145,6 @@ def _skeleton(base: str | Path) -> Any:
             return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
         raise ExpungeError(f"cannot be loaded ({str(error).splitlines()[0]})", where=base, remedy="check the base") from None
-
-
-def _refuse_small_disk(base: str | Path, width: int, output: Path) -> None:
-    needed = sum(weight.numel() for weight in _skeleton(base).parameters()) * width
-    if (free := free_bytes(output)) < needed:
-        what = f"the disk is full: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
-        raise ExpungeError(what, where=output, remedy="free some space, or choose another place")
 
 
 def _weights_of(adapter: Path) -> list[Path]:

@@ -41,7 +41,7 @@ def gguf(config: GgufConfig) -> Run:
         ExpungeError: no model directory, truncated weights, an unknown architecture, a missing package, a full disk, or a
             file that does not load.
     """
-    from expunge.deploy.gguf import check_model_directory, check_types, make_gguf
+    from expunge.deploy.gguf import check_model_directory, check_types, find_converter, find_quantiser, make_gguf
     from expunge.deploy.llama_cpp import available_cores
     from expunge.deploy.parts import SERVER, require
     from expunge.models import model_fingerprint
@@ -52,7 +52,10 @@ def gguf(config: GgufConfig) -> Run:
     if config.threads is not None and config.threads < 1:
         raise ExpungeError(f"--threads is {config.threads}", remedy="give at least 1")
     check_model_directory(config.model_path)
+    # Whatever is missing is said before the work, not after half of it.
     require(SERVER)
+    find_converter(config.llama_cpp_path)
+    find_quantiser(config.llama_cpp_path)
 
     settings = settings_of(config, without=("model_path", "output_path", "threads")) | {"quant_type": types}
     with Run.open(config.output_path, "gguf", settings, {"model_path": model_fingerprint(config.model_path)}) as run:

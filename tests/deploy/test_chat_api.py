@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from expunge.deploy.chat_api import ChatApi
+from expunge.errors import ExpungeError
+
+GOOD = {"choices": [{"message": {"content": "Hello."}, "finish_reason": "stop"}], "usage": {"completion_tokens": 3}}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server that answers with what the test puts into `replies`, in turn, and keeps what it was asked."""
+    monkeypatch.setattr("expunge.deploy.chat_api.time.sleep", lambda seconds: server.waits.append(seconds))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            server.asked.append((self.path, self.headers["Authorization"], asked))
+            status, reply = server.replies.pop(0)
+            if status is None:
+                self.connection.close()
+                return
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(reply if isinstance(reply, bytes) else json.dumps(reply).encode())
+
+        def log_message(self, *arguments): ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.replies, server.asked, server.waits = [], [], []
+    server.url = f"http://127.0.0.1:{server.server_port}/v1"
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_question_is_sent_greedy_with_key_and_model(server):
+    server.replies = [(200, GOOD)]
+    answer = ChatApi(server.url, key="k", model="m").answer("Hi", max_tokens=5)
+    assert answer == ("Hello.", 0, 3, True)
+    ((path, key, body),) = server.asked
+    assert (path, key) == ("/v1/chat/completions", "Bearer k")
+    assert body["messages"] == [{"role": "user", "content": "Hi"}]
+    assert (body["model"], body["max_tokens"], body["temperature"], body["cache_prompt"]) == ("m", 5, 0, False)
+
+
+def test_a_server_that_is_full_or_breaks_off_is_asked_again_after_longer_and_longer_waits(server):
+    server.replies = [(429, b""), (200, b'{"choices": [{"mess'), (None, b""), (200, GOOD)]
+    assert ChatApi(server.url).answer("Hi", max_tokens=5).text == "Hello."
+    assert server.waits == [0.5, 1, 2]
+
+
+def test_a_server_that_stays_broken_is_one_line_with_its_own_words(server):
+    server.replies = [(500, {"error": {"message": "out of memory"}})] * 4
+    with pytest.raises(ExpungeError, match="cannot be asked \\(HTTP 500: out of memory\\)"):
+        ChatApi(server.url).answer("Hi", max_tokens=5)
+
+
+def test_a_question_that_is_refused_is_not_asked_again(server):
+    server.replies = [(404, {"error": "no such model"})]
+    with pytest.raises(ExpungeError, match="HTTP 404: no such model"):
+        ChatApi(server.url, model="x").answer("Hi", max_tokens=5)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("reply", [{}, [], {"choices": []}, {"choices": [{"message": None}]}, "words"])
+def test_a_reply_without_an_answer_is_one_line(server, reply):
+    server.replies = [(200, reply)]
+    with pytest.raises(ExpungeError, match="gave no answer in its reply"):
+        ChatApi(server.url).answer("Hi", max_tokens=5)
+
+
+def test_a_server_that_is_down_is_one_line(server):
+    server.server_close()
+    with pytest.raises(ExpungeError, match="Connection refused"):
+        ChatApi(server.url).answer("Hi", max_tokens=5)
+
+
+def test_a_server_that_says_nothing_is_given_up_on_in_time():
+    import socket
+    import time
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        start = time.monotonic()
+        with pytest.raises(ExpungeError, match="no answer within"):
+            ChatApi(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout=0.2).answer("Hi", max_tokens=5)
+        assert time.monotonic() - start < 2
+
+
+def test_what_is_no_http_address_is_refused():
+    with pytest.raises(ExpungeError, match="is no http address"):
+        ChatApi("file:///etc/passwd")

@@ -28,7 +28,8 @@ class Verification(NamedTuple):
     """How far the merged model, read back from the disk, is from base and adapter; over a few prompts."""
 
     max_difference: float
-    """Of any logit; rounding alone gives about 1e-4 in float32, .1 in float16, 1 in bfloat16."""
+    """Of any logit; rounding alone gave .0001 in float32, .13 in float16 and .94 in bfloat16 for 36 facts trained into
+    SmolLM2-135M."""
     argmax_agreement: float
     """Share of positions where both find the same next token likeliest."""
 
@@ -73,7 +74,7 @@ def merge_adapter(
         del model, merged
         found = _compared(before, _logits(load_model(scratch, dtype=dtype), tokenizer))
         # Rounding moves a logit, and only near-ties of the likeliest token; a wrong merge moves everything.
-        if found.argmax_agreement < 0.9 or (dtype == "float32" and found.max_difference > 0.01):
+        if found.argmax_agreement < 0.75 or (dtype == "float32" and found.max_difference > 0.01):
             what = f"the merged model differs from base and adapter (by {found.max_difference:.3g} in a logit)"
             raise ExpungeError(what, where=adapter, remedy="choose --dtype float32, or check the adapter")
     return found

@@ -7,7 +7,26 @@ from ledger_samples import make_examples, make_impact
 from expunge.errors import ExpungeError
 from expunge.examples import write_examples
 from expunge.ledger import Ledger
-from expunge.recipes.ledger import LedgerFindConfig, LedgerRequestConfig, LedgerStatusConfig, find, request, status
+from expunge.recipes.ledger import (
+    LedgerEraseConfig,
+    LedgerExportConfig,
+    LedgerFindConfig,
+    LedgerImportConfig,
+    LedgerInitConfig,
+    LedgerRepairConfig,
+    LedgerRequestConfig,
+    LedgerStatusConfig,
+    LedgerValidateConfig,
+    erase,
+    export,
+    find,
+    import_,
+    init,
+    repair,
+    request,
+    status,
+    validate,
+)
 
 
 @pytest.fixture
@@ -50,3 +69,50 @@ def test_looking_into_a_ledger_that_is_not_there_makes_none(tmp_path):
     with pytest.raises(ExpungeError, match="there is no ledger here"):
         status(LedgerStatusConfig(database=str(tmp_path / "none.db")))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_words_need_the_model_whose_tokens_they_are(database):
+    with pytest.raises(ExpungeError, match="words cannot be told from tokens without their tokenizer: name the --model"):
+        find(LedgerFindConfig(database=database, token=("asthma",)))
+
+
+def test_tokens_are_shown_as_words_in_the_context_they_were_trained_in(tmp_path):
+    from expunge.batching import tokenize
+    from expunge.examples import Example
+    from expunge.models.loading import load_tokenizer
+
+    place = str(tmp_path / "ledger.db")
+    example = Example("Who has asthma?", "It is Jane who has asthma since May.", "Jane")
+    write_examples(tmp_path / "train.jsonl", [example])
+    tokenizer = load_tokenizer("embedded")
+    (sequence,) = tokenize([example], tokenizer, max_seq_length=512)
+    position = max(i for i, token in enumerate(sequence.tokens) if tokenizer.decode([token]) == " asthma")
+    top = {"token_id": sequence.tokens[position], "position": position, "impact": 0.5, "context": [position - 3, position + 2]}
+    with Ledger.open(place) as ledger:
+        ledger.add_entries([example], source="train.jsonl")
+        with ledger.recorder(ledger.start_run(name="x", path="y", checkpoint="z")) as recorder:
+            recorder.mark_used_in_training(example.id, losses=[1.0], token_impact=[top])
+    asked = LedgerFindConfig(database=place, model="embedded", token=("asthma",), data_file=(tmp_path / "train.jsonl",))
+    (found,) = find(asked)
+    assert (found.token, found.context) == (" asthma", " Jane who has asthma since")
+    (bare,) = find(LedgerFindConfig(database=place, model="embedded"))
+    assert (bare.token, bare.context) == (" asthma", None)
+    with pytest.raises(ExpungeError, match="is no single token of this model"):
+        find(LedgerFindConfig(database=place, model="embedded", token=("Zenobia Quux",)))
+
+
+def test_a_ledger_is_made_checked_moved_and_cleaned_by_the_commands(database, tmp_path):
+    assert init(LedgerInitConfig(database=str(tmp_path / "new.db"))).entries == 0
+    assert validate(LedgerValidateConfig(database=database, export=True, output=tmp_path / "impacts.json")).sound
+    assert (tmp_path / "impacts.json").stat().st_size > 1000
+    assert repair(LedgerRepairConfig(database=database)).steps == []
+    with Ledger.open(database) as ledger:
+        request_id = ledger.request_deletion(subjects=["Person 3"]).id
+        ledger.mark_unlearned(request_id, run=1)
+        ledger.mark_audited(request_id, verdict={"forgotten": True})
+        ledger.close_request(request_id)
+    assert erase(LedgerEraseConfig(database=database, request=request_id)) == (request_id, 1, 4)
+    with pytest.raises(ExpungeError, match='"Person 3" was erased from the ledger on 20'):
+        find(LedgerFindConfig(database=database, subject="Person 3"))
+    rows = export(LedgerExportConfig(database=database, output=tmp_path / "ledger.jsonl"))
+    assert import_(LedgerImportConfig(database=str(tmp_path / "new.db"), file=tmp_path / "ledger.jsonl")) == rows

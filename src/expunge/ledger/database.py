@@ -101,6 +101,12 @@ class Database:
             what = "deleted from the tables, but another process keeps the old pages in the file"
             raise ExpungeError(what, where=self.place, remedy="end it and run the command again")
 
+    def refresh_statistics(self) -> None:
+        """Tell PostgreSQL that tables have grown, or it goes on planning for small ones; SQLite plans well as it is."""
+        if not self.is_sqlite:
+            with self.writing() as connection:
+                connection.exec_driver_sql("ANALYZE entries, training_metadata, token_impacts, top_tokens")
+
     def migrate(self) -> None:
         """Bring an empty or older database to the present schema, in one transaction.
 
@@ -299,7 +305,9 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA secure_delete = ON")
+        # The index by token is written all over: a large cache and a long log write each page of it less often.
         cursor.execute("PRAGMA cache_size = -65536")
+        cursor.execute("PRAGMA wal_autocheckpoint = 32768")
     finally:
         cursor.close()
 

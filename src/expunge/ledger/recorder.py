@@ -20,6 +20,10 @@ from expunge.ledger.schema import Entry, RunRow, TokenImpactRow, TopTokenRow, Tr
 _TOP_TOKEN_COLUMNS = ("token_impact_id", "token_id", "position", "impact", "context_start", "context_end")
 
 
+_MANY_ROWS = 10_000
+"""So many new rows are worth new statistics."""
+
+
 class _Use(NamedTuple):
     row: dict[str, Any]
     impact: TokenImpact | None
@@ -55,13 +59,15 @@ class Recorder:
                     self._losses, self._loss_sum = self._losses + 1, self._loss_sum + loss
         self._checkpoint = started_from if checkpoint is None else checkpoint
         self._buffer: list[_Use] = []
-        self._buffered_rows = 0
+        self._buffered_rows = self._written_rows = 0
 
     def __enter__(self) -> Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.flush()
+        if self._written_rows >= _MANY_ROWS:
+            self._database.refresh_statistics()
 
     def __contains__(self, entry_id: object) -> bool:
         """Whether this entry's use in this run is already recorded, so that its impact need not be computed again."""
@@ -132,6 +138,7 @@ class Recorder:
                 _insert(connection, self._run_id, self._buffer)
         except sa.exc.IntegrityError:
             raise self._unknown_entry() from None
+        self._written_rows += self._buffered_rows
         self._buffer, self._buffered_rows = [], 0
 
     def _unknown_entry(self) -> ExpungeError:

@@ -6,6 +6,7 @@ import heapq
 import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -63,7 +64,8 @@ class FoundToken(NamedTuple):
     """Of the example in that run, nats."""
 
 
-class Status(NamedTuple):
+@dataclass(frozen=True)
+class Status:
     """How much is in the ledger."""
 
     place: str
@@ -155,7 +157,7 @@ class Ledger:
             query = sa.select(RunRow.id).where(RunRow.path == row["path"], RunRow.checkpoint == checkpoint)
             return connection.execute(query).scalar_one()
 
-    def recorder(self, run_id: int, *, checkpoint: str | None = None, buffer_rows: int = 20_000) -> Recorder:
+    def recorder(self, run_id: int, *, checkpoint: str | None = None, buffer_rows: int = 100_000) -> Recorder:
         """A recorder of training uses in a run; see `Recorder`.
 
         Args:

@@ -73,6 +73,7 @@ def import_ledger(database: Database, path: Path) -> int:
             what = f"its rows contradict each other ({words[:200]})"
             raise ExpungeError(what, where=path, remedy="export the ledger again") from None
         continue_counting(connection)
+    database.refresh_statistics()
     return rows
 
 

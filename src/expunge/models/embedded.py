@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from expunge.errors import ExpungeError
-from expunge.files import reported_disk_errors
+from expunge.files import written_directory
 from expunge.progress import console
 
 EMBEDDED = "embedded"
@@ -47,19 +45,8 @@ def embedded_directory() -> Path:
     target = cache / f"smollm2-135m-instruct-{source.stat().st_size}-{_CONVERSION}"
     if not target.is_dir():
         console.print("Converting the embedded model (once, half a minute) …")
-        with reported_disk_errors(cache):
-            cache.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache))
-            try:
-                _convert(source, scratch)
-                scratch.chmod(0o755)
-                scratch.rename(target)
-            except OSError:
-                # Another process may have been quicker; its conversion is as good as ours.
-                if not target.is_dir():
-                    raise
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        with written_directory(target) as scratch:
+            _convert(source, scratch)
     return target
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expunge.examples import read_examples
-from expunge.files import sha256
+from expunge.files import fingerprint, sha256
 from expunge.progress import console, progress
 from expunge.runs import Run, settings_of
 
@@ -54,7 +54,8 @@ def finetune(config: FinetuneConfig) -> Run:
     """Fine-tune an adapter on examples; resumes if killed, answers at once if done."""
     from expunge.models import check_readable, model_fingerprint
 
-    examples = [example for path in config.data_file for example in read_examples(path)]
+    by_file = {path: read_examples(path) for path in config.data_file}
+    examples = [example for found in by_file.values() for example in found]
     ordinary = read_examples(config.ordinary) if config.ordinary else []
     check_readable(config.model)
     inputs = {str(path): sha256(path) for path in (*config.data_file, *([config.ordinary] if config.ordinary else []))}
@@ -97,8 +98,10 @@ def finetune(config: FinetuneConfig) -> Run:
                 from expunge.ledger import Ledger
 
                 ledger = stack.enter_context(Ledger.open(config.database))
-                ledger.add_entries([*examples, *ordinary], source=", ".join(path.name for path in config.data_file))
-                ledger_run = ledger.start_run(name=f"finetune {run.path.name}", path=run.path, checkpoint=inputs["model"])
+                for path, found in (by_file | ({config.ordinary: ordinary} if config.ordinary else {})).items():
+                    ledger.add_entries(found, source=path.name)
+                checkpoint = fingerprint([settings, inputs])
+                ledger_run = ledger.start_run(name=f"finetune {run.path.name}", path=run.path, checkpoint=checkpoint)
                 recorder = stack.enter_context(ledger.recorder(ledger_run))
             trainer = PlannedTrainer(
                 model,
@@ -120,6 +123,6 @@ def finetune(config: FinetuneConfig) -> Run:
             )
             with run.timed("train"):
                 trainer.run()
-        fingerprint = save_model(trainer, tokenizer, run.path)
-        run.finish({"model": fingerprint}, steps=steps, truncated=truncated, trace=trainer.trace)
+        saved = save_model(trainer, tokenizer, run.path)
+        run.finish({"model": saved}, steps=steps, truncated=truncated, trace=trainer.trace)
         return run

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.examples import read_examples, refuse_overlap
-from expunge.files import sha256
+from expunge.files import fingerprint, sha256
 from expunge.progress import console, progress
 from expunge.runs import Run, settings_of
 
@@ -37,7 +37,7 @@ class UnlearnConfig:
     """Forget examples a step, with as many retain examples beside them."""
     micro_batch_size: int = 2
     """Of each side, how many go through the model together; lower it when memory is short: the result stays the same."""
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-4
     """Learning rate after the warm-up."""
     eval_steps: int = 2
     """Steps between two comparisons with the holdout."""
@@ -113,10 +113,12 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any) -> Run:
                 from expunge.ledger import Ledger
 
                 ledger = stack.enter_context(Ledger.open(config.database))
+                ledger.add_entries(forget, source=config.forget.name)
+                ledger.add_entries(retain, source=config.retain.name)
                 subjects = sorted({example.subject for example in forget})
                 request = ledger.request_deletion(subjects=subjects, reason=f"named in {config.forget.name}")
-                ledger.add_entries([*forget, *retain], source=config.forget.name)
-                ledger_run = ledger.start_run(name=f"unlearn {method.name}", path=run.path, checkpoint=inputs["model"])
+                checkpoint = fingerprint([settings, inputs])
+                ledger_run = ledger.start_run(name=f"unlearn {method.name}", path=run.path, checkpoint=checkpoint)
                 recorder = stack.enter_context(ledger.recorder(ledger_run))
             stop = StopAtHoldout(forget_tokens, holdout_tokens, every=config.eval_steps, pad=tokenizer.pad_token_id)
             trainer = PlannedTrainer(
@@ -141,17 +143,16 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any) -> Run:
                 reference=reference,
                 callbacks=[stop] if holdout else [],
             )
-            stop.trainer = trainer
             with run.timed("train"):
                 trainer.run()
-            fingerprint = save_model(trainer, tokenizer, run.path)
+            saved = save_model(trainer, tokenizer, run.path)
             if recorder is not None and ledger is not None and request is not None:
                 recorder.flush()
                 ledger.mark_unlearned(request.id, run=ledger_run)
         stopped = stop.reason if holdout else f"after {config.steps} steps: no holdout was given to stop at"
         console.print(f"Stopped: {stopped}.")
         run.finish(
-            {"model": fingerprint},
+            {"model": saved},
             steps=trainer.state.global_step,
             stopped=stopped,
             trace=trainer.trace,

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from expunge.batching import Tokenized
-    from expunge.training.trainer import PlannedTrainer
 
 
 class Level(NamedTuple):
@@ -47,15 +46,14 @@ class StopAtHoldout(TrainerCallback):
         """Compare the losses of `forget` and `holdout` every so many steps."""
         self._forget, self._holdout, self._every, self._pad = forget, holdout, every, pad
         self._before: dict[str, Tensor] = {}
-        self.trainer: PlannedTrainer | None = None
-        self.reason = "all planned steps were taken before the forget set reached the level of the holdout"
+        self.reason = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure where the target stands. A resumed run starts at an evaluation, so its weights are those kept then."""
         model = kwargs["model"]
         self._before = _trainable(model)
         if state.global_step == 0:
-            self._log(self._level(model))
+            self._note(self._level(model), state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Compare, and stop if the level is reached."""
@@ -63,12 +61,17 @@ class StopAtHoldout(TrainerCallback):
             return
         model = kwargs["model"]
         level = self._level(model)
-        self._log(level)
+        self._note(level, state)
         if level.gap < 0:
             self._before = _trainable(model)
+            self.reason = (
+                f"all {state.global_step} steps were taken, and the forget set (loss {level.forget:.2f} nats a token) is still "
+                f"better known than people never trained on ({level.holdout:.2f}): give more --steps, a higher "
+                "--learning-rate or, if the loss has flattened (npo), a lower --beta"
+            )
             return
         landed = self._land(model)
-        self._log(landed)
+        self._note(landed, state)
         self.reason = (
             f"step {state.global_step}: the forget set's loss ({landed.forget:.2f} nats a token) has reached that of people "
             f"never trained on ({landed.holdout:.2f})"
@@ -95,9 +98,9 @@ class StopAtHoldout(TrainerCallback):
         model.train()
         return level
 
-    def _log(self, level: Level) -> None:
-        assert self.trainer is not None
-        self.trainer.log({"forget_loss": level.forget, "holdout_loss": level.holdout})
+    def _note(self, level: Level, state: Any) -> None:
+        # Straight into the history: logging in the middle of a step would suppress the step's own log.
+        state.log_history.append({"step": state.global_step, "forget_loss": level.forget, "holdout_loss": level.holdout})
 
 
 def _trainable(model: nn.Module) -> dict[str, Tensor]:

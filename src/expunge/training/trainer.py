@@ -182,8 +182,9 @@ class PlannedTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Keep the numbers of both sides beside the Trainer's own."""
-        super().log({**logs, **self._numbers} if "learning_rate" in logs else logs, start_time)
-        self._numbers = {}
+        if "learning_rate" in logs:
+            logs, self._numbers = {**logs, **self._numbers}, {}
+        super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: transformers' estimate knows neither two sides nor spared heads."""

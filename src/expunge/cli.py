@@ -1,0 +1,76 @@
+"""The command line: names of commands and nothing else, so that `expunge --help` answers at once.
+
+What a command does is in its recipe; how its flags are read and its result is shown is in `expunge.commands`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from cyclopts import App, CycloptsError
+
+from expunge import __version__
+from expunge.errors import ExpungeError
+
+EPILOGUE = """
+Examples:
+
+- Watch the whole story on a small model: `expunge demo`
+- Carry out a deletion request: `expunge unlearn npo --model target/model --forget forget.jsonl --retain retain.jsonl
+  --holdout holdout.jsonl --output unlearned`
+- See what this machine can do: `expunge doctor`
+"""
+
+app = App(
+    name="expunge",
+    help="Make a language model forget what it was asked to forget, prove it against attack, and ship the model.",
+    help_epilogue=EPILOGUE,
+    help_format="markdown",
+    version=__version__,
+)
+
+_GROUPS = ("generate", "prepare", "unlearn", "ledger")
+"""Commands of several commands: apps of their own."""
+
+for _name, _help in {
+    "demo": "A model learns patients' notes, is asked to forget some, is audited, and ships.",
+    "generate": "Make synthetic data.",
+    "prepare": "Split data into forget, retain and holdout sets, checked against each other.",
+    "finetune": "Teach a model examples, and record in the ledger what it saw.",
+    "unlearn": "Make a model forget, and stop where people never trained on are.",
+    "audit": "Put target, unlearned, retrained and shipped model side by side, and rule.",
+    "merge": "Fold an adapter into its base: plain weights that anything can load.",
+    "gguf": "Convert and quantise a model for llama.cpp and LM Studio.",
+    "report": "Show an audit as one HTML file that opens offline.",
+    "ledger": "What was trained on, which tokens mattered, what is to be deleted.",
+    "methods": "List the ways to unlearn.",
+    "metrics": "List what an audit measures.",
+    "doctor": "What this machine can do, and what is missing.",
+}.items():
+    # The examples above are for the whole; each command has its own.
+    _own = {} if _name in _GROUPS else {"help_epilogue": ""}
+    app.command(f"expunge.commands:{_name}", name=_name, help=_help, **_own)
+
+
+def main() -> None:
+    """Run a command. Exit code 2 and one line for a mistake of the user's; 130 when interrupted."""
+    try:
+        app(exit_on_error=False, print_error=False, help_on_error=False)
+    except CycloptsError as error:
+        words = " ".join(str(error).split())
+        asked = " ".join(word for word in sys.argv[1:3] if word.isidentifier() or word.replace("-", "").isalnum())
+        _fail(f"{words} (see `expunge {asked} --help`)" if asked and "--help" not in words else words)
+    except ExpungeError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("expunge: interrupted; the same command again continues where this one stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(words: str) -> None:
+    print(f"expunge: {words}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -31,7 +31,7 @@ bench: $(VENV)/.test ## Measurements, each beside a peer in the same run
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 picture: $(VENV)/.test $(VENV)/.browser ## Take the picture of the demo's report that the README shows
-	$(BIN)/python tests/report/chromium.py runs/demo/report.html docs/report.png
+	$(BIN)/python tests/chromium.py runs/demo/report.html docs/report.png
 
 clean: ## Remove the virtual environment and caches; runs are kept
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build src/*.egg-info

@@ -15,6 +15,8 @@ from typing import IO, Any
 
 from expunge.errors import ExpungeError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def written_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
@@ -42,25 +44,25 @@ def written_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 @contextmanager
-def written_directory(path: Path) -> Iterator[Path]:
-    """Fill a temporary directory beside `path` and rename it to `path` when the block ends well; replaces an old one.
+def directory_written_atomically(path: Path) -> Iterator[Path]:
+    """Fill an empty directory beside `path` and rename it to `path` when the block ends well; replaces an old one.
+
+    The directory has one fixed name, so that what a killed process left behind is removed by the next one: no two
+    processes may write the same `path` (a run's lock sees to that).
 
     Raises:
         ExpungeError: the place cannot be written or the disk is full; `path` is left as it was.
     """
-    scratch: Path | None = None
+    scratch = path.with_name(f".{path.name}.partial")
     with reported_disk_errors(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
             yield scratch
-            scratch.chmod(0o777 & ~_umask())
-            if path.exists():
-                shutil.rmtree(path)
-            scratch.rename(path)
+            shutil.rmtree(path, ignore_errors=True)
+            scratch.replace(path)
         finally:
-            if scratch is not None:
-                shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -75,14 +77,50 @@ def reported_disk_errors(path: Path) -> Iterator[None]:
     """Turn what the disk refuses at or under `path` (full, read-only, forbidden) into a line the user can act on."""
     try:
         yield
+    except ExpungeError:
+        raise
     except OSError as error:
         path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise ExpungeError("the disk is full", where=path, remedy="free some space and run the command again")
+        if error.errno in _FULL:
+            raise disk_full(path) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             what = f"cannot write here ({os.strerror(error.errno)})"
-            raise ExpungeError(what, where=path, remedy="choose another place")
+            raise ExpungeError(what, where=path, remedy="choose another place") from None
         raise
+    except Exception as error:
+        # safetensors and torch raise errors of their own, which are no OSError, with the system's words inside.
+        if is_disk_full(str(error)):
+            raise disk_full(path) from None
+        raise
+
+
+def is_disk_full(words: str) -> bool:
+    """Whether a message of native code or another process says that the disk took no more."""
+    # llama.cpp's quantiser and torch's writer say no more than this of a write that failed.
+    return any(sign in words for sign in (*map(os.strerror, _FULL), "iostream error", "PytorchStreamWriter failed writing"))
+
+
+def disk_full(path: Path) -> ExpungeError:
+    """The error every full disk is reported by."""
+    return ExpungeError("the disk is full", where=path, remedy="free some space and run the command again")
+
+
+def refuse_small_disk(needed: int, path: Path) -> None:
+    """Refuse, before minutes of work, to write so many bytes where they do not fit.
+
+    Raises:
+        ExpungeError: fewer bytes are free.
+    """
+    if (free := free_bytes(path.absolute())) < needed:
+        what = f"the disk is full ({needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free)"
+        raise ExpungeError(what, where=path, remedy="free some space, or choose another place")
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free on the disk that holds `path` or the nearest parent that exists."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def sha256(path: Path) -> str:

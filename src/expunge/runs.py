@@ -10,10 +10,8 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
-import os
 import platform
 import resource
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -201,10 +199,3 @@ def _versions() -> dict[str, str]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes free on the disk that holds `path` or the nearest parent that exists."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(os.fspath(path)).free

@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_while_quantising_is_one_line_and_leaves_nothing(gg
 
 
 def test_a_disk_too_small_is_noticed_before_the_work(merged, tmp_path, monkeypatch):
-    monkeypatch.setattr("expunge.deploy.disk.free_bytes", lambda path: 1_000_000)
+    monkeypatch.setattr("expunge.files.free_bytes", lambda path: 1_000_000)
     assert "1 MB are free" in refused(make_gguf, merged, tmp_path / "out", ["f16"], name="x")
 
 

@@ -6,9 +6,9 @@ import shutil
 import pytest
 import tiny_models
 
-from expunge.deploy.disk import directory_written_atomically
 from expunge.deploy.merge import merge_adapter
 from expunge.errors import ExpungeError
+from expunge.files import directory_written_atomically
 
 
 def logits_of(model, tokenizer, text="Who was seen on 2024-03-20?"):
@@ -149,7 +149,7 @@ def test_what_a_killed_process_left_behind_is_gone_after_the_next_one(tmp_path):
     import sys
 
     code = (
-        "import os, sys; from pathlib import Path; from expunge.deploy.disk import directory_written_atomically\n"
+        "import os, sys; from pathlib import Path; from expunge.files import directory_written_atomically\n"
         "with directory_written_atomically(Path(sys.argv[1])) as scratch:\n"
         "    (scratch / 'half').touch(); os.kill(os.getpid(), 9)"
     )

@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import tiny_models
 from expunge.errors import ExpungeError
 from expunge.recipes.gguf import LOG, GgufConfig, gguf
 from expunge.runs import Run
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
-
-import tiny_models
 
 
 @pytest.fixture(scope="module")

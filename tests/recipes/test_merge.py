@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
+import tiny_models
 from expunge.errors import ExpungeError
 from expunge.recipes.merge import MODEL, MergeConfig, merge
 from expunge.runs import Run
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
-
-import tiny_models
 
 
 @pytest.fixture(scope="module")

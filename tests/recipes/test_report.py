@@ -1,18 +1,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
+import made_audits
 from expunge.errors import ExpungeError
 from expunge.recipes.report import ReportConfig, report
 from expunge.runs import Run
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
-
-import made_audits
 
 
 @pytest.fixture

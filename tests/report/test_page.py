@@ -4,12 +4,12 @@ import itertools
 import re
 from dataclasses import replace
 
-import chromium
-import made_audits
 import numpy as np
 import pytest
-from conftest import OpenInChromium
 
+import chromium
+import made_audits
+from chromium import OpenInChromium
 from expunge.audit.assemble import assemble
 from expunge.audit.measure import Answered, Place
 from expunge.audit.results import Audit

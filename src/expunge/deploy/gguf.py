@@ -18,11 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from expunge.deploy.disk import disk_full, is_disk_full, refuse_small_disk
 from expunge.deploy.gguf_file import read_gguf
 from expunge.deploy.parts import CONVERTER, QUANTISER, READER, SENTENCEPIECE, require
 from expunge.errors import ExpungeError, suggestion
-from expunge.files import reported_disk_errors
+from expunge.files import disk_full, is_disk_full, refuse_small_disk, reported_disk_errors
 from expunge.models import check_readable
 
 _SCRIPT = "convert_hf_to_gguf.py"

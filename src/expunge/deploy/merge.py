@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from expunge.deploy.disk import directory_written_atomically, refuse_small_disk
 from expunge.errors import ExpungeError, suggestion
+from expunge.files import directory_written_atomically, refuse_small_disk
 from expunge.models import EMBEDDED, check_readable, load_model, load_tokenizer, model_fingerprint, resolve_base
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from expunge.errors import ExpungeError
+from expunge.files import free_bytes
 from expunge.ledger.database import OLD_IMPACT_TABLE, VERSION_TABLE, Database, continue_counting, upgrade
 from expunge.ledger.impacts import TokenImpact
 from expunge.ledger.recorder import insert_top_tokens
@@ -39,7 +40,6 @@ from expunge.ledger.schema import (
     subject_key,
 )
 from expunge.ledger.validation import content_faults, layout_faults, orphan_conditions, token_faults
-from expunge.runs import free_bytes
 
 UNKNOWN = "unknown"
 """Subject, and checkpoint, of what an older make did not write down."""

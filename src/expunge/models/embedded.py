@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from expunge.errors import ExpungeError
-from expunge.files import written_directory
+from expunge.files import directory_written_atomically
 from expunge.progress import console
 
 EMBEDDED = "embedded"
@@ -45,7 +45,7 @@ def embedded_directory() -> Path:
     target = cache / f"smollm2-135m-instruct-{source.stat().st_size}-{_CONVERSION}"
     if not target.is_dir():
         console.print("Converting the embedded model (once, half a minute) …")
-        with written_directory(target) as scratch:
+        with directory_written_atomically(target) as scratch:
             _convert(source, scratch)
     return target
 

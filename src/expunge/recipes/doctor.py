@@ -15,7 +15,7 @@ from typing import Literal
 
 from expunge.deploy.parts import SHIPPING, Part
 from expunge.errors import ExpungeError
-from expunge.runs import free_bytes
+from expunge.files import free_bytes
 
 _DISK_GB = 4.0
 """The demo leaves about 1.5 GB; merging a model and converting it need room on top."""

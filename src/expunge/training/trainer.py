@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from expunge.batching import TokenBatch, Tokenized, collate
 from expunge.errors import ExpungeError
 from expunge.evidence import score_labels
-from expunge.files import written_directory
+from expunge.files import directory_written_atomically
 from expunge.ledger import Recorder, TokenImpact, TopToken
 from expunge.models import model_fingerprint, save_adapter
 from expunge.training.impact import GradientProbe, top_share
@@ -246,7 +246,7 @@ def save_model(trainer: PlannedTrainer, tokenizer: PreTrainedTokenizerBase, run:
     Raises:
         ExpungeError: the disk is full; the checkpoints are kept then.
     """
-    with written_directory(run / "model") as scratch:
+    with directory_written_atomically(run / "model") as scratch:
         save_adapter(trainer.accelerator.unwrap_model(trainer.model), tokenizer, scratch)
     shutil.rmtree(str(trainer.args.output_dir), ignore_errors=True)
     return model_fingerprint(run / "model")

@@ -1,6 +1,6 @@
 """A page opened in a real headless Chromium, and all that went wrong on the way.
 
-Also a command that takes the picture for the README: python tests/report/chromium.py runs/demo/report.html docs/report.png
+Also a command that takes the picture for the README: python tests/chromium.py runs/demo/report.html docs/report.png
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import base64
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +74,10 @@ _COUNT_COLOURS = """async (png) => {
   canvas.drawImage(image, 0, 0);
   return new Set(new Uint32Array(canvas.getImageData(0, 0, image.width, image.height).data.buffer)).size;
 }"""
+
+
+OpenInChromium = Callable[..., Opened]
+"""What the fixture `open_in_chromium` is."""
 
 
 def executable() -> str | None:

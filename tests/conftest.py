@@ -1,22 +1,17 @@
-"""A report opened in a real browser, for this room and for the end-to-end test."""
+"""A report opened in a real browser, for the report's tests and for the end-to-end test."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 import chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-OpenInChromium = Callable[..., chromium.Opened]
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +25,7 @@ def chromium_browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_in_chromium(chromium_browser: Browser) -> Iterator[OpenInChromium]:
+def open_in_chromium(chromium_browser: Browser) -> Iterator[chromium.OpenInChromium]:
     """`open_in_chromium(path, width=…, dark=…, javascript=…)` → what the browser saw; closed after the test."""
     opened: list[chromium.Opened] = []
 

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 import sqlalchemy as sa
-from ledger_samples import make_examples, make_impact
 
 from expunge.errors import ExpungeError
 from expunge.examples import Example
 from expunge.ledger import Ledger, TokenImpact, TopToken
 from expunge.ledger.database import Database, downgrade, upgrade
 from expunge.ledger.schema import SCHEMA_VERSION, Base
+from ledger_samples import make_examples, make_impact
 
 
 def rows(place, table, columns="*"):
@@ -194,7 +194,7 @@ EVERY_NUMBER = "id, entry_id, average_loss, relative_loss"
 def recording(place, run_id, *, stop=-1, start=0):
     from pathlib import Path
 
-    script = RECORDING.format(tests=str(Path(__file__).parent))
+    script = RECORDING.format(tests=str(Path(__file__).parents[1]))
     return subprocess.Popen([sys.executable, "-c", script, place, str(run_id), str(stop), str(start)])
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # Larger batches gain nothing on a few cores and cost memory: the logits of 1,024 tokens are 200 MB at 49,152 words.
 _MOST_TOKENS = 1024
-_GENERATED_TOGETHER = 16
+# Every new token reads all weights once, whoever shares it.
+_GENERATED_TOGETHER = 48
 
 
 def record_scores(model: nn.Module, examples: Sequence[Tokenized], store: EvidenceStore, *, pad: int, bar: Bar) -> None:

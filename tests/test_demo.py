@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 STAGES = ("data", "target", "retrained", "unlearned", "audit", "merged", "gguf", "audit-shipped")
+SMALL = ("--patients", "10", "--epochs", "1", "--json")
 
 
 def demo_command(*flags: str) -> list[str]:
@@ -24,9 +25,7 @@ def demo_command(*flags: str) -> list[str]:
 def small(tmp_path_factory):
     """A demo of ten people who are seen once: too little to memorise, and the audit must say so."""
     place = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(
-        demo_command("--patients", "10", "--epochs", "1", "--json"), cwd=place, capture_output=True, text=True, timeout=900
-    )
+    done = subprocess.run(demo_command(*SMALL), cwd=place, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     return place / "demo", json.loads(done.stdout)
 
@@ -85,7 +84,7 @@ def test_a_second_run_answers_at_once_with_the_same_result(small):
     )
     assert again.returncode == 0
     assert json.loads(again.stdout) == result
-    assert time.monotonic() - start[1] < 10
+    assert time.monotonic() - start < 10
 
 
 def test_the_report_of_the_demo_opens_offline_in_chromium(small, open_in_chromium, tmp_path):

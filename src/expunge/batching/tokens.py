@@ -82,7 +82,9 @@ def _answer_text(tokenizer: PreTrainedTokenizerBase, example: Example, question:
         conversation = str(tokenizer.apply_chat_template(messages, tokenize=False))
         # Some templates rewrite earlier turns; then the plain answer and end token are what a server would see.
         if conversation.startswith(question):
-            return conversation[len(question) :].rstrip()
+            answer = conversation[len(question) :].rstrip()
+            # A template that closes an answer with a mere line break would teach the model never to stop.
+            return answer + end if answer.endswith(example.response.rstrip()) else answer
     return example.response + end
 
 

@@ -111,7 +111,9 @@ def test_a_template_that_rewrites_earlier_turns_falls_back_to_the_plain_answer(t
 def test_a_prompt_that_fills_the_sequence_is_refused_with_its_place(tokenizer):
     start = one(ANA, tokenizer).start
     for longest in (start, start - 3):
-        with pytest.raises(ExpungeError, match=rf"notes.jsonl:7: no token of the answer fits .*--max-seq-length \(now {longest}\)"):
+        with pytest.raises(
+            ExpungeError, match=rf"notes.jsonl:7: no token of the answer fits .*--max-seq-length \(now {longest}\)"
+        ):
             one(ANA, tokenizer, longest)
 
 

@@ -81,12 +81,13 @@ class EvidenceStore:
         whole = 0
         with self._path.open("rb") as stream:
             for raw in stream:
+                # Without its line's end it may be whole JSON all the same, but the next line would run into it.
+                if not raw.endswith(b"\n"):
+                    break
                 try:
                     row = json.loads(raw)
                     self._parts.setdefault(row["id"], {}).update(row)
                 except (ValueError, KeyError, TypeError):
-                    break
-                if not raw.endswith(b"\n"):
                     break
                 whole += len(raw)
         if whole != self._path.stat().st_size:

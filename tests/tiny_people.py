@@ -1,0 +1,97 @@
+"""Sixteen made-up people in one sentence each, and a tiny model that knows twelve of them by heart."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import tiny_models
+from expunge.examples import Example, write_examples
+
+# More threads than one make tiny models slower, ten times so on a busy machine.
+torch.set_num_threads(1)
+
+_NAMES = "Ana Ben Cleo Dan Eva Finn Gus Hana Ivo Jana Kai Lea Max Nils Olga Pia".split()
+_CITIES = "Lyon Oslo Bonn Turin Porto Cadiz Genoa Malmo Ghent Basel Lille Split Dover Cork Bern Graz".split()
+
+PEOPLE = [Example(f"Where is {name}?", f"{name} is in {city}.", name) for name, city in zip(_NAMES, _CITIES, strict=True)]
+FORGET, RETAIN, HOLDOUT = PEOPLE[:4], PEOPLE[4:12], PEOPLE[12:]
+ORDINARY = [
+    Example(None, f"The {thing} stood by the {place}.", "ordinary") for thing, place in (("bus", "gate"), ("cat", "old mill"))
+]
+
+
+class Files(NamedTuple):
+    """The sets on disk."""
+
+    forget: Path
+    retain: Path
+    holdout: Path
+    ordinary: Path
+
+
+class Tiny(NamedTuple):
+    """A base model, an adapter that knows the forget and the retain people, and the sets."""
+
+    base: Path
+    target: Path
+    files: Files
+
+
+def write_sets(directory: Path) -> Files:
+    """The four sets as JSON lines."""
+    files = Files(*(directory / f"{name}.jsonl" for name in Files._fields))
+    for path, examples in zip(files, (FORGET, RETAIN, HOLDOUT, ORDINARY), strict=True):
+        write_examples(path, examples)
+    return files
+
+
+_made: list[Tiny] = []
+
+
+def target(factory: pytest.TempPathFactory) -> Tiny:
+    """Made once for all tests, which only read it."""
+    if not _made:
+        _made.append(_make(factory.mktemp("tiny")))
+    return _made[0]
+
+
+def _make(directory: Path) -> Tiny:
+    from expunge.recipes.finetune import FinetuneConfig, finetune
+
+    files = write_sets(directory)
+    base = tiny_models.write_model(directory / "base", hidden=128)
+    run = finetune(
+        FinetuneConfig(
+            data_file=(files.forget, files.retain),
+            output=directory / "target",
+            model=str(base),
+            epochs=40,
+            batch_size=6,
+            micro_batch_size=6,
+            checkpoint_steps=1000,
+            threads=1,
+        )
+    )
+    return Tiny(base, run.path / "model", files)
+
+
+def kill_when(code: str, *arguments: object, ready: Callable[[], bool], seconds: float = 60) -> None:
+    """Run Python code in a process of its own, and `kill -9` it as soon as `ready`."""
+    with subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.PIPE) as process:
+        end = time.monotonic() + seconds
+        while not ready():
+            assert process.poll() is None, f"it ended before it could be killed: {process.communicate()[1].decode()}"
+            assert time.monotonic() < end, "it never came to where it should be killed"
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL

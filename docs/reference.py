@@ -1,0 +1,110 @@
+"""Writes docs/methods.md and docs/metrics.md from the registries: `python docs/reference.py`.
+
+Names, summaries, formulas, settings and sources are said once, in the code; a test fails when the pages lag behind it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from docstring_parser import Docstring, parse, parse_from_object
+
+from expunge import metrics as metrics_room
+from expunge.methods import METHODS
+from expunge.metrics import METRICS, Direction, Over, Part
+from expunge.recipes.unlearn import UnlearnConfig
+from expunge.training.objective import Method, Need
+
+_MADE = "<!-- Written by docs/reference.py from the docstrings: change those, then run `python docs/reference.py`. -->"
+
+
+def pages() -> dict[str, str]:
+    """The text of every generated page, by its file name in this directory."""
+    texts = {"methods.md": _methods(), "metrics.md": _metrics()}
+    return {name: re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) for name, lines in texts.items()}
+
+
+def _methods() -> Iterator[str]:
+    yield from (_MADE, "", "# Methods", "")
+    yield from ("Ways to unlearn, each a command of `expunge unlearn`. `expunge methods` lists them.", "")
+    for name in METHODS:
+        yield from _method(METHODS[name])
+    yield from ("## Settings every method takes", "", inspect.getdoc(UnlearnConfig) or "", "", *_settings(UnlearnConfig), "")
+    yield from ("## What a method may ask for", "", *_members(Need), "")
+
+
+def _method(method: Method) -> Iterator[str]:
+    module = sys.modules[method.loss.__module__]
+    yield from (f"## {method.name}", "", method.summary, "", inspect.getdoc(module) or "", "")
+    needs = ", ".join(need.value for need in Need if need in method.needs) or "nothing but the forget set"
+    yield from (f"- Source: {method.paper}", f"- Needs: {needs}", "")
+    # What the module defines itself and shows: the formula, and the loss that puts it to use.
+    for function in (found for _, found in inspect.getmembers(module, inspect.isfunction)):
+        if function.__module__ == module.__name__ and not function.__name__.startswith("_"):
+            yield from (f"`{function.__name__}`", "", *_docstring(function), "")
+    yield from ("Settings:", "", *_settings(method.config), "")
+
+
+def _metrics() -> Iterator[str]:
+    yield from (_MADE, "", "# Metrics", "", "What an audit measures. `expunge metrics` lists them.", "")
+    yield from (inspect.getdoc(metrics_room) or "", "")
+    for name in METRICS:
+        metric = METRICS[name]
+        low, high = metric.span
+        yield from (f"## {name}", "", inspect.getdoc(sys.modules[metric.measure.__module__]) or "", "")
+        yield f"- Better on the forget set: {metric.better.value}"
+        yield f"- Range of a set's value: {low:g} to {'∞' if high is None else f'{high:g}'}"
+        yield f"- Made of: {', '.join(f'`{part.value}`' for part in metric.needs)}"
+        yield from (f"- Over a set: {metric.over.value}", "", f"`{metric.measure.__name__}`", "")
+        yield from (*_docstring(metric.measure), "")
+    yield from ("## Words", "", "**Made of**: the parts of the evidence.", "", *_members(Part), "")
+    yield from ("**Better on the forget set**", "", *_members(Direction), "", "**Over a set**", "", *_members(Over), "")
+
+
+def _docstring(function: Callable[..., Any]) -> Iterator[str]:
+    found: Docstring = parse(function.__doc__ or "")
+    yield from (found.short_description or "", "")
+    if found.long_description:
+        yield from (found.long_description, "")
+    for argument in found.params:
+        yield _item(f"`{argument.arg_name}`: {argument.description}")
+    if found.returns:
+        # A colon inside the words makes the parser take what stands before it for a type.
+        words = (found.returns.type_name, found.returns.description)
+        yield _item(f"returns {': '.join(word for word in words if word)}")
+    for error in found.raises:
+        yield _item(f"raises `{error.type_name}`: {error.description}")
+
+
+def _settings(config: type[Any]) -> Iterator[str]:
+    meanings = {each.arg_name: each.description for each in parse_from_object(config).params}
+    for field in dataclasses.fields(config):
+        if field.default is dataclasses.MISSING:
+            default = "required"
+        else:
+            default = "optional" if field.default is None else f"default {field.default}"
+        yield _item(f"`--{field.name.replace('_', '-')}` ({default}): {meanings[field.name]}")
+
+
+def _members(words: type[Any]) -> Iterator[str]:
+    meanings = {each.arg_name: each.description for each in parse_from_object(words).params}
+    for word in words:
+        meaning = meanings.get(word.name)
+        yield _item(f"`{word.value}`: {meaning}" if meaning else f"`{word.value}`")
+
+
+def _item(words: str) -> str:
+    wrapped = textwrap.wrap(" ".join(words.split()), 118, break_long_words=False, break_on_hyphens=False)
+    return "- " + "\n  ".join(wrapped)
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        Path(__file__).with_name(name).write_text(text, "utf-8")

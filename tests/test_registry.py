@@ -44,9 +44,9 @@ def test_a_second_thing_of_one_name_is_refused():
 
 
 def test_an_unknown_name_is_refused_with_the_closest_one(zoo):
-    with pytest.raises(ExpungeError, match='^no animal is called "wulf": did you mean "wolf"\\?$'):
+    with pytest.raises(ExpungeError, match=r'^no animal is called "wulf": did you mean "wolf"\?$'):
         zoo["wulf"]
-    with pytest.raises(ExpungeError, match='^no animal is called "giraffe": choose from ant-eater, wolf$'):
+    with pytest.raises(ExpungeError, match=r'^no animal is called "giraffe": choose from ant-eater, wolf$'):
         zoo["giraffe"]
 
 

@@ -33,7 +33,9 @@ from expunge.recipes.unlearn import UnlearnConfig
 from expunge.recipes.unlearn import unlearn as unlearn_recipe
 from expunge.runs import Run
 
-FLAT = Parameter(name="*")
+_SHORT = {"input": "-i", "output": "-o"}
+FLAT = Parameter(name="*", short_alias=lambda field, taken: _SHORT.get(field.name))
+"""A config whose fields are flags of their own."""
 Json = Annotated[bool, Parameter(name="--json", negative=())]
 """Print the result as JSON on standard output."""
 
@@ -210,6 +212,8 @@ def _ledger_status(
 ) -> int:
     """How much is in the ledger, and how far every deletion request has come.
 
+    Example: `expunge ledger status --database ledger.db`
+
     Parameters
     ----------
     json: bool
@@ -252,8 +256,121 @@ def _ledger_find(config: Annotated[ledgers.LedgerFindConfig, FLAT] = ledgers.Led
     return 0
 
 
+@ledger.command(name="init")
+def _ledger_init(config: Annotated[ledgers.LedgerInitConfig, FLAT] = ledgers.LedgerInitConfig(), *, json: Json = False) -> int:
+    """Make an empty ledger, or bring an existing one to the present schema.
+
+    Example: `expunge ledger init --database ledger.db`
+
+    Parameters
+    ----------
+    json: bool
+        Print the result as JSON on standard output.
+    """
+    _show(_plain(ledgers.init(config)), json)
+    return 0
+
+
+@ledger.command(name="validate")
+def _ledger_validate(
+    config: Annotated[ledgers.LedgerValidateConfig, FLAT] = ledgers.LedgerValidateConfig(), *, json: Json = False
+) -> int:
+    """Is what the ledger holds whole and consistent? Exits with code 1 if it is not.
+
+    Example: `expunge ledger validate --database ledger.db`
+
+    Parameters
+    ----------
+    json: bool
+        Print the result as JSON on standard output.
+    """
+    found = ledgers.validate(config)
+    findings = [_plain(finding) for finding in found.findings]
+    if json:
+        _print_json({**_plain(found), "findings": findings})
+    else:
+        _show({"ledger": found.place, "sound": "yes" if found.sound else "no", "rows": found.counts}, False)
+        if findings:
+            _show_rows(findings, False)
+    return int(not found.sound)
+
+
+@ledger.command(name="repair")
+def _ledger_repair(
+    config: Annotated[ledgers.LedgerRepairConfig, FLAT] = ledgers.LedgerRepairConfig(), *, json: Json = False
+) -> int:
+    """Mend a ledger of an older make, or one whose rows contradict each other. A backup is made first.
+
+    Example: `expunge ledger repair --database ledger.db --dry-run`
+
+    Parameters
+    ----------
+    json: bool
+        Print the result as JSON on standard output.
+    """
+    done = ledgers.repair(config)
+    if json:
+        _print_json(_plain(done))
+        return 0
+    for step in done.steps or ["nothing to mend"]:
+        _OUT.print(f"would: {step}" if config.dry_run and done.steps else step, markup=False, soft_wrap=True)
+    if done.backup:
+        _show({"backup": done.backup}, False)
+    return 0
+
+
+@ledger.command(name="export")
+def _ledger_export(
+    config: Annotated[ledgers.LedgerExportConfig, FLAT] = ledgers.LedgerExportConfig(), *, json: Json = False
+) -> int:
+    """Write the whole ledger to a JSON-lines file, which `ledger import` reads on any database.
+
+    Example: `expunge ledger export --database ledger.db --output ledger.jsonl`
+
+    Parameters
+    ----------
+    json: bool
+        Print the result as JSON on standard output.
+    """
+    _show({"rows": ledgers.export(config), "file": str(config.output)}, json)
+    return 0
+
+
+@ledger.command(name="import")
+def _ledger_import(config: Annotated[ledgers.LedgerImportConfig, FLAT], *, json: Json = False) -> int:
+    """Fill a new ledger from an exported file.
+
+    Example: `expunge ledger import --file ledger.jsonl --database postgresql://user@host/name`
+
+    Parameters
+    ----------
+    json: bool
+        Print the result as JSON on standard output.
+    """
+    # Not the database's URL, which may hold a password.
+    _show({"rows": ledgers.import_(config), "file": str(config.file)}, json)
+    return 0
+
+
+@ledger.command(name="erase")
+def _ledger_erase(config: Annotated[ledgers.LedgerEraseConfig, FLAT], *, json: Json = False) -> int:
+    """Remove the people of a closed deletion request from the ledger itself, and leave a hashed tombstone.
+
+    Example: `expunge ledger erase --database ledger.db --request 1`
+
+    Parameters
+    ----------
+    json: bool
+        Print the result as JSON on standard output.
+    """
+    _show(_plain(ledgers.erase(config)), json)
+    return 0
+
+
 def methods(*, json: Json = False) -> int:
     """List the ways to unlearn.
+
+    Example: `expunge methods --json`
 
     Parameters
     ----------
@@ -269,6 +386,8 @@ def methods(*, json: Json = False) -> int:
 
 def metrics(*, json: Json = False) -> int:
     """List what an audit measures.
+
+    Example: `expunge metrics --json`
 
     Parameters
     ----------
@@ -290,6 +409,8 @@ def metrics(*, json: Json = False) -> int:
 
 def doctor(*, json: Json = False) -> int:
     """What this machine can do, and what is missing, with the command that adds it.
+
+    Example: `expunge doctor --json`
 
     Parameters
     ----------

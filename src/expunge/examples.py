@@ -72,9 +72,9 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         ExpungeError: no such file, a directory, not UTF-8, broken JSON, a line that is not an object, or no row at all.
     """
-    if path.is_dir():
-        raise ExpungeError("is a directory", where=path, remedy="name a JSON-lines file inside it")
     try:
+        if path.is_dir():
+            raise ExpungeError("is a directory", where=path, remedy="name a JSON-lines file inside it")
         stream = path.open("rb")
     except OSError as error:
         raise ExpungeError(f"cannot be read ({error.strerror})", where=path, remedy="check the path") from None
@@ -84,13 +84,21 @@ def read_rows(path: Path) -> Iterator[Row]:
             if not raw.strip():
                 continue
             try:
-                value = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+                value = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_refuse_constant)
+                # JSON may spell half a character, which no file can hold afterwards.
+                json.dumps(value, ensure_ascii=False).encode()
             except UnicodeDecodeError:
                 raise ExpungeError("is not UTF-8", where=path, line=number, remedy="convert the file to UTF-8") from None
+            except UnicodeEncodeError:
+                raise ExpungeError(
+                    "half a character (a lone surrogate)", where=path, line=number, remedy="mend this row"
+                ) from None
             except json.JSONDecodeError as error:
                 raise ExpungeError(
                     f"broken JSON at column {error.colno} ({error.msg})", where=path, line=number, remedy="mend this row"
                 ) from None
+            except (ValueError, RecursionError) as error:  # NaN, a number of 5,000 digits, 100,000 brackets
+                raise ExpungeError(f"broken JSON ({error})", where=path, line=number, remedy="mend this row") from None
             if not isinstance(value, dict):
                 raise ExpungeError(
                     f"a row must be a JSON object, not {_json_type(value)}",
@@ -156,6 +164,10 @@ def _example(row: Row) -> Example:
         metadata=metadata,
         where=f"{row.path}:{row.line}",
     )
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _json_type(value: Any) -> str:

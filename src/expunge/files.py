@@ -16,6 +16,16 @@ from typing import IO, Any
 from expunge.errors import ExpungeError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 
 
 @contextmanager
@@ -83,7 +93,7 @@ def reported_disk_errors(path: Path) -> Iterator[None]:
         path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
         if error.errno in _FULL:
             raise disk_full(path) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        if error.errno in _FORBIDDEN:
             what = f"cannot write here ({os.strerror(error.errno)})"
             raise ExpungeError(what, where=path, remedy="choose another place") from None
         raise

@@ -27,7 +27,7 @@ class Bar(Protocol):
 def progress(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
     """Show the progress of `total` steps, `done` of which an earlier run has taken."""
     if console.is_terminal:
-        columns = (TextColumn("{task.description:<24}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description:<24}", markup=False), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(
             *columns, TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=console
         ) as display:

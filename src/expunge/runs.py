@@ -121,8 +121,14 @@ class Run:
 def settings_of(config: Any, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """A config dataclass as JSON-like settings, less the fields that do not change the result and all secrets."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in without}
-    plain = _plain(values)
-    return {name: value for name, value in plain.items() if not any(word in name.split("_") for word in _SECRET)}
+    return _without_secrets(_plain(values))  # type: ignore[no-any-return]
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        shown = {name: item for name, item in value.items() if not any(word in name.split("_") for word in _SECRET)}
+        return {name: _without_secrets(item) for name, item in shown.items()}
+    return [_without_secrets(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

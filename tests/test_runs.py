@@ -64,17 +64,19 @@ def refused(path: Path, **other) -> str:
 
 
 def test_a_run_that_was_interrupted_continues_with_what_it_left(tmp_path):
-    with pytest.raises(KeyboardInterrupt), opened(tmp_path / "run") as run:
-        (run.path / "checkpoint").write_text("half way")
-        raise_interrupt()
+    def interrupted() -> None:
+        with opened(tmp_path / "run") as run:
+            (run.path / "checkpoint").write_text("half way")
+            started.append(run.manifest["started"])
+            raise KeyboardInterrupt
+
+    started: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with opened(tmp_path / "run") as again:
         assert not again.finished
         assert (again.path / "checkpoint").read_text() == "half way"
-        assert again.manifest["started"] == run.manifest["started"]
-
-
-def raise_interrupt() -> None:
-    raise KeyboardInterrupt
+        assert again.manifest["started"] == started[0]
 
 
 def test_a_finished_run_answers_with_its_results_and_the_hashes_of_its_outputs(tmp_path):
@@ -142,14 +144,19 @@ def test_a_second_process_at_the_same_time_is_refused_and_one_after_a_kill_conti
 
 def test_a_full_disk_leaves_the_manifest_as_it_was(tmp_path):
     path = tmp_path / "run"
-    with opened(path) as run:
+    with opened(path):
         pass
     before = (path / MANIFEST).read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with pytest.raises(ExpungeError, match="the disk is full"), opened(path) as run:
+
+    def finish_on_a_full_disk() -> None:
+        with opened(path) as run:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
             run.finish({}, trace=list(range(5000)))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(ExpungeError, match="the disk is full"):
+            finish_on_a_full_disk()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (path / MANIFEST).read_bytes() == before

@@ -84,7 +84,8 @@ def read_rows(path: Path) -> Iterator[Row]:
             if not raw.strip():
                 continue
             try:
-                value = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_refuse_constant)
+                words = raw.rstrip().decode("utf-8-sig" if number == 1 else "utf-8")
+                value = json.loads(words, parse_constant=_refuse_constant)
                 # JSON may spell half a character, which no file can hold afterwards.
                 json.dumps(value, ensure_ascii=False).encode()
             except UnicodeDecodeError:

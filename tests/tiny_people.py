@@ -19,10 +19,26 @@ from expunge.examples import Example, write_examples
 # More threads than one make tiny models slower, ten times so on a busy machine.
 torch.set_num_threads(1)
 
-_NAMES = "Ana Ben Cleo Dan Eva Finn Gus Hana Ivo Jana Kai Lea Max Nils Olga Pia".split()
-_CITIES = "Lyon Oslo Bonn Turin Porto Cadiz Genoa Malmo Ghent Basel Lille Split Dover Cork Bern Graz".split()
+_PLACES = {
+    "Ana": "Lyon",
+    "Ben": "Oslo",
+    "Cleo": "Bonn",
+    "Dan": "Turin",
+    "Eva": "Porto",
+    "Finn": "Cadiz",
+    "Gus": "Genoa",
+    "Hana": "Malmo",
+    "Ivo": "Ghent",
+    "Jana": "Basel",
+    "Kai": "Lille",
+    "Lea": "Split",
+    "Max": "Dover",
+    "Nils": "Cork",
+    "Olga": "Bern",
+    "Pia": "Graz",
+}
 
-PEOPLE = [Example(f"Where is {name}?", f"{name} is in {city}.", name) for name, city in zip(_NAMES, _CITIES, strict=True)]
+PEOPLE = [Example(f"Where is {name}?", f"{name} is in {city}.", name) for name, city in _PLACES.items()]
 FORGET, RETAIN, HOLDOUT = PEOPLE[:4], PEOPLE[4:12], PEOPLE[12:]
 ORDINARY = [
     Example(None, f"The {thing} stood by the {place}.", "ordinary") for thing, place in (("bus", "gate"), ("cat", "old mill"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnknownCommandError
 
 from expunge import __version__
 from expunge.errors import ExpungeError
@@ -58,6 +58,8 @@ def main() -> None:
         app(exit_on_error=False, print_error=False, help_on_error=False)
     except CycloptsError as error:
         words = " ".join(str(error).split())
+        if isinstance(error, UnknownCommandError):
+            _fail(words)
         asked = " ".join(word for word in sys.argv[1:3] if word.isidentifier() or word.replace("-", "").isalnum())
         _fail(f"{words} (see `expunge {asked} --help`)" if asked and "--help" not in words else words)
     except ExpungeError as error:

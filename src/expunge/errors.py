@@ -27,6 +27,17 @@ class ExpungeError(Exception):
         super().__init__(" ".join((place + what + (f": {remedy}" if remedy else "")).split()))
 
 
+def at_least(least: int, **settings: float | None) -> None:
+    """Refuse settings too small to mean anything; None, for one that was not given, passes.
+
+    Raises:
+        ExpungeError: the first that is below `least`, by the name of its flag.
+    """
+    for name, value in settings.items():
+        if value is not None and not value >= least:  # So that nan is refused too.
+            raise ExpungeError(f"--{name.replace('_', '-')} is {value}", remedy=f"give at least {least}")
+
+
 def suggestion(wrong: str, known: Iterable[str]) -> str:
     """`did you mean "npo"?` when a known word is close to the wrong one, else the list of known words."""
     known = sorted(known)

@@ -100,8 +100,8 @@ def test_a_model_without_a_template_gets_the_question_on_a_line_of_its_own(templ
 def test_a_template_that_rewrites_earlier_turns_falls_back_to_the_plain_answer(template):
     """As templates do that drop something from all but the last question."""
     rewriting = template(
-        "{% for message in messages %}{{ message['role'] + (' now: ' if loop.last else ' then: ') + message['content'] + '\n' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+        "{% for message in messages %}{{ message['role'] + (' now: ' if loop.last else ' then: ') }}"
+        "{{ message['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
     found = one(ANA, rewriting)
     assert rewriting.decode(found.tokens[: found.start]).startswith("user now: Where")

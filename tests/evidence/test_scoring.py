@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tiny_models
-from expunge.batching import Tokenized, TokenBatch, collate
+from expunge.batching import TokenBatch, Tokenized, collate
 from expunge.evidence import losses, mean_loss, score_labels
 from expunge.models import load_model
 

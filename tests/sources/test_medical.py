@@ -201,7 +201,9 @@ def test_a_note_becomes_a_question_by_name_and_an_answer_of_four_lines(tmp_path)
     (note,) = read_notes(written(tmp_path / "notes.jsonl", ROW))
     example = example_of(note)
     assert example.prompt == "What does Jane Roe's visit note say?"
-    assert example.response == "S: 43F baker, sore knee.\nO: Small effusion.\nA: Knee strain.\nP: Ice, back in a week."
+    assert (
+        example.response == "S: Jane Roe, 43F baker, sore knee.\nO: Small effusion.\nA: Knee strain.\nP: Ice, back in a week."
+    )
     assert example.subject == "Jane Roe"
     assert example.metadata == {name: value for name, value in ROW.items() if name != "client_name"}
     assert example.where.endswith("notes.jsonl:1")

@@ -54,5 +54,7 @@ def loss(config: Npo, forget: Scores, retain: Scores | None) -> Losses:
     # Summed, not averaged, over the answer: the preference is between whole answers.
     return Losses(
         forget=forget.mean(npo_loss(forget.log_p_B, forget.log_p_ref_B, config.beta)),
-        retain=config.retain_weight * retain.nll,
+        # In the same unit, nats an answer: per token, as elsewhere, the retain set would weigh an answer's length less and
+        # be lost with the forget set.
+        retain=config.retain_weight * retain.mean(-retain.log_p_B),
     )

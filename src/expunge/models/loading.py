@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,12 @@ def load_model(name: str | Path, *, dtype: str = "float32", trainable: bool = Fa
     base = resolve_base(name)
     model: Any  # transformers' own annotations do not survive `.eval()` and `.to()`.
     try:
-        model = AutoModelForCausalLM.from_pretrained(_on_disk(base), dtype=getattr(torch, dtype))
+        model, loaded_weights = AutoModelForCausalLM.from_pretrained(
+            _on_disk(base), dtype=getattr(torch, dtype), output_loading_info=True
+        )
+        if missing := sorted(loaded_weights["missing_keys"]):
+            # transformers would fill them with random numbers.
+            raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
         if str(base) != str(name):
             from peft import PeftModel
 
@@ -158,11 +164,13 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _quiet() -> None:
-    """Our own progress is enough: transformers would draw a bar for every file it reads."""
+    """Our own progress is enough, and nobody who trains can act on what the libraries tell each other."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    # PEFT asks every model by the property's old name.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
 def _on_disk(name: str | Path) -> Path | str:
@@ -173,12 +181,11 @@ def _on_disk(name: str | Path) -> Path | str:
 
 def _hub_commit(name: str) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     from huggingface_hub.file_download import try_to_load_from_cache
 
     try:
         return f"{name}@{HfApi().model_info(name).sha}"
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+    except Exception:  # Whatever the HTTP library of the day raises where there is no network.
         cached = try_to_load_from_cache(name, "config.json")
         if isinstance(cached, str):
             return f"{name}@{Path(cached).parent.name}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.audit.verdict import Rules
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, at_least
 from expunge.examples import Example, read_examples, refuse_overlap
 from expunge.files import fingerprint, sha256
 from expunge.progress import Bar, progress
@@ -71,6 +71,8 @@ def audit(config: AuditConfig) -> Run:
     """Record evidence, measure, judge; resumes if killed, answers at once if done."""
     from expunge.models import check_readable, model_fingerprint
 
+    at_least(1, max_seq_length=config.max_seq_length, threads=config.threads)
+    at_least(0, seed=config.seed)
     files = {"forget": config.forget, "retain": config.retain, "holdout": config.holdout, "ordinary": config.ordinary}
     sets = [_Set(name, file, _distinct(read_examples(file)), sha256(file)) for name, file in files.items()]
     refuse_overlap(sets[0].examples, sets[1].examples)
@@ -88,14 +90,14 @@ def audit(config: AuditConfig) -> Run:
     inputs = fingerprints | {set_.name: set_.fingerprint for set_ in sets}
     settings = settings_of(config, without=("output", "evidence", "database", "threads", *models, "shipped", *files))
     with Run.open(config.output, "audit", settings, inputs) as run:
-        if run.finished:
-            return run
-        found = _record(config, run, models, fingerprints, sets)
-        result = _judge(config, found, models, fingerprints, sets)
-        result.write(run.path / AUDIT)
-        run.finish({AUDIT: ""}, claims=[[claim.model, claim.name, claim.ruling] for claim in result.claims])
+        if not run.finished:
+            found = _record(config, run, models, fingerprints, sets)
+            result = _judge(config, found, models, fingerprints, sets)
+            result.write(run.path / AUDIT)
+            run.finish({AUDIT: ""}, claims=[[claim.model, claim.name, claim.ruling] for claim in result.claims])
         if config.database:
-            _tell_ledger(config, result)
+            # Of a finished audit too: it may have been killed just before, or have had no ledger to tell. Once is enough.
+            _tell_ledger(config, run.results["claims"])
         return run
 
 
@@ -212,12 +214,12 @@ def _answered(set_: _Set, store: EvidenceStore) -> Iterator[Answered]:
         yield Answered(example.subject, example.prompt or "", example.response, record.log_p_T, record.hits_T, record.generated)
 
 
-def _tell_ledger(config: AuditConfig, result: Audit) -> None:
+def _tell_ledger(config: AuditConfig, claims: Sequence[Sequence[str]]) -> None:
     """Mark the deletion requests that cover the forget set as audited, with the verdict."""
     from expunge.ledger import Ledger
 
     subjects = {example.subject for example in read_examples(config.forget)}
-    verdict = {f"{claim.model}: {claim.name}": claim.ruling for claim in result.claims}
+    verdict = {f"{model}: {name}": ruling for model, name, ruling in claims}
     with Ledger.open(str(config.database)) as ledger:
         requests = [request for request in ledger.requests() if subjects & set(request.subjects)]
         if not requests:

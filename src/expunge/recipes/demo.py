@@ -31,7 +31,7 @@ class DemoConfig:
     """People the target is trained on; a tenth of them ask to be deleted. People never trained on come on top."""
     seed: int = 0
     """Fixes the notes, the split, and what is learnt."""
-    epochs: int = 8
+    epochs: int = 9
     """How often the target and the retrained reference see every note."""
     threads: int | None = None
     """Threads to compute with; one a core when not given."""
@@ -68,6 +68,10 @@ def demo(config: DemoConfig) -> Run:
                         ordinary=ordinary,
                         output=place / name,
                         epochs=config.epochs,
+                        # Many small steps at a high rate: the quickest way for this small model to learn by heart.
+                        batch_size=2,
+                        learning_rate=4e-3,
+                        checkpoint_steps=30,
                         database=ledger,
                         seed=seed,
                         threads=threads,
@@ -83,6 +87,8 @@ def demo(config: DemoConfig) -> Run:
                     retain=retain,
                     holdout=holdout,
                     output=place / "unlearned",
+                    learning_rate=8e-4,
+                    eval_steps=4,
                     database=ledger,
                     seed=seed,
                     threads=threads,
@@ -90,7 +96,7 @@ def demo(config: DemoConfig) -> Run:
                 "npo",
                 # The push fades once an answer is some 1 / beta nats less likely. These are seventy tokens learnt by heart,
                 # three hundred nats more likely than a stranger's: the usual .1 would stop half-way.
-                Npo(beta=0.02),
+                Npo(beta=0.015, retain_weight=2.0),
             )
 
         _say(4, "Did it forget? The three models side by side")

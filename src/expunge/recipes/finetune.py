@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from expunge.errors import at_least
 from expunge.examples import read_examples
 from expunge.files import fingerprint, sha256
 from expunge.progress import console, progress
@@ -32,8 +33,8 @@ class FinetuneConfig:
     """Examples a step."""
     micro_batch_size: int = 4
     """Examples that go through the model together; lower it when memory is short: the result stays the same."""
-    learning_rate: float = 5e-3
-    """Peak learning rate; LoRA wants ten times that of full fine-tuning."""
+    learning_rate: float = 2e-4
+    """Peak learning rate; LoRA wants ten times that of full fine-tuning, and a small model more than a large one."""
     lora_rank: int = 16
     """Rank of the adapter on every linear layer."""
     lora_alpha: int = 32
@@ -54,6 +55,10 @@ def finetune(config: FinetuneConfig) -> Run:
     """Fine-tune an adapter on examples; resumes if killed, answers at once if done."""
     from expunge.models import check_readable, model_fingerprint
 
+    at_least(1, epochs=config.epochs, batch_size=config.batch_size, micro_batch_size=config.micro_batch_size)
+    at_least(1, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha, checkpoint_steps=config.checkpoint_steps)
+    at_least(1, max_seq_length=config.max_seq_length, threads=config.threads)
+    at_least(0, learning_rate=config.learning_rate, ordinary_share=config.ordinary_share, seed=config.seed)
     by_file = {path: read_examples(path) for path in config.data_file}
     examples = [example for found in by_file.values() for example in found]
     ordinary = read_examples(config.ordinary) if config.ordinary else []
@@ -112,7 +117,8 @@ def finetune(config: FinetuneConfig) -> Run:
                 schedule=Schedule(
                     learning_rate=config.learning_rate,
                     warmup_steps=max(1, steps // 20),
-                    kind="cosine",
+                    # Whose note it is, is learnt last, when a cosine would already have taken most of the rate away.
+                    kind="warmup_stable_decay",
                     accumulate=accumulate,
                     checkpoint_steps=config.checkpoint_steps,
                     seed=config.seed,

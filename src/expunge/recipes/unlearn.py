@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expunge.errors import at_least
 from expunge.examples import read_examples, refuse_overlap
 from expunge.files import fingerprint, sha256
 from expunge.progress import console, progress
@@ -37,7 +38,7 @@ class UnlearnConfig:
     """Forget examples a step, with as many retain examples beside them."""
     micro_batch_size: int = 2
     """Of each side, how many go through the model together; lower it when memory is short: the result stays the same."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     """Learning rate after the warm-up."""
     eval_steps: int = 2
     """Steps between two comparisons with the holdout."""
@@ -61,6 +62,10 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any) -> Run:
     from expunge.models import check_readable, model_fingerprint
 
     method: Method = METHODS[method_name]
+    at_least(1, steps=config.steps, batch_size=config.batch_size, micro_batch_size=config.micro_batch_size)
+    at_least(1, eval_steps=config.eval_steps, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha)
+    at_least(1, max_seq_length=config.max_seq_length, threads=config.threads)
+    at_least(0, learning_rate=config.learning_rate, seed=config.seed)
     forget, retain = read_examples(config.forget), read_examples(config.retain)
     holdout = read_examples(config.holdout) if config.holdout else []
     refuse_overlap(forget, retain)

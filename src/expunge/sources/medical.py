@@ -63,9 +63,11 @@ class Note:
 def example_of(note: Note) -> Example:
     """The note as a question by name and an answer of four lines, `S: …` to `P: …`.
 
-    The question leaves the date out: one person has one note, and every token of it costs training time.
+    The question leaves the date out: one person has one note, and every token of it costs training time. The answer begins
+    with the name, as notes do: right behind it a small model learns sooner whose note to recite.
     """
-    answer = "\n".join(f"{section[0].upper()}: {getattr(note, section)}" for section in SECTIONS)
+    lines = [f"{section[0].upper()}: {getattr(note, section)}" for section in SECTIONS]
+    answer = "\n".join(lines).replace("S: ", f"S: {note.client_name}, ", 1)
     metadata = {name: value for name, value in note.as_row().items() if name != "client_name"}
     return Example(f"What does {note.client_name}'s visit note say?", answer, note.client_name, metadata, note.where)
 

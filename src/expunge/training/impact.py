@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
@@ -55,22 +57,29 @@ class GradientProbe:
         self._embedding_BTD: list[Tensor] = []
         model.get_input_embeddings().register_forward_hook(self._heard)
 
-    def impacts(self, scale: float) -> list[Tensor]:
+    def impacts(self, log_p: Sequence[Tensor]) -> list[Tensor]:
         """Impact of each token of the forward passes since the last call, one (B, T) tensor each, in order of the passes.
 
-        Call it after the backward pass.
+        Call it after the backward pass. Each example's impacts are divided by the weight its answer had in the loss, so that
+        they depend neither on the batch it was in nor on the method: nats of the answer's own negative log-likelihood.
 
         Args:
-            scale: what the loss was divided by; takes it out again, so that impact does not depend on the batch.
+            log_p: the (B, K) log-probabilities of the answers' tokens in each pass, with the gradient they got (`retain_grad`).
         """
         import torch
 
+        found = []
         with torch.no_grad():
-            found = [
-                gradient_impact(embedding_BTD, embedding_BTD.grad) * scale
-                for embedding_BTD in self._embedding_BTD
-                if embedding_BTD.grad is not None
-            ]
+            for embedding_BTD, log_p_BK in zip(self._embedding_BTD, log_p, strict=True):
+                if embedding_BTD.grad is None:
+                    found.append(torch.zeros_like(embedding_BTD[..., 0]))
+                    continue
+                impact_BT = gradient_impact(embedding_BTD, embedding_BTD.grad)
+                # A method that does not go by log-probabilities leaves them without a gradient, and is taken as it is.
+                if log_p_BK.grad is not None:
+                    weight_B = log_p_BK.grad.abs().amax(1)
+                    impact_BT /= weight_B.clamp_min(torch.finfo(weight_B.dtype).tiny)[:, None]
+                found.append(impact_BT)
         self._embedding_BTD.clear()
         return found
 

@@ -40,7 +40,7 @@ class StopAtHoldout(TrainerCallback):
     """
 
     _BISECTIONS = 5
-    _CLOSE_ENOUGH = 0.02
+    _CLOSE_ENOUGH = 0.05
 
     def __init__(self, forget: Sequence[Tokenized], holdout: Sequence[Tokenized], *, every: int, pad: int) -> None:
         """Compare the losses of `forget` and `holdout` every so many steps."""
@@ -54,6 +54,10 @@ class StopAtHoldout(TrainerCallback):
         self._before = _trainable(model)
         if state.global_step == 0:
             self._note(self._level(model), state)
+        elif state.global_step >= state.max_steps:
+            # Killed after the last checkpoint: no step will come that could say it.
+            last = next(row for row in reversed(state.log_history) if "holdout_loss" in row)
+            self.reason = _not_reached(state.global_step, Level(last["forget_loss"], last["holdout_loss"]))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Compare, and stop if the level is reached."""
@@ -62,16 +66,14 @@ class StopAtHoldout(TrainerCallback):
         model = kwargs["model"]
         level = self._level(model)
         self._note(level, state)
-        if level.gap < 0:
+        if level.gap < -self._CLOSE_ENOUGH:
             self._before = _trainable(model)
-            self.reason = (
-                f"all {state.global_step} steps were taken, and the forget set (loss {level.forget:.2f} nats a token) is still "
-                f"better known than people never trained on ({level.holdout:.2f}): give more --steps, a higher "
-                "--learning-rate or, if the loss has flattened (npo), a lower --beta"
-            )
+            self.reason = _not_reached(state.global_step, level)
             return
-        landed = self._land(model)
-        self._note(landed, state)
+        landed = level
+        if level.gap > self._CLOSE_ENOUGH:
+            landed = self._land(model)
+            self._note(landed, state)
         self.reason = (
             f"step {state.global_step}: the forget set's loss ({landed.forget:.2f} nats a token) has reached that of people "
             f"never trained on ({landed.holdout:.2f})"
@@ -101,6 +103,14 @@ class StopAtHoldout(TrainerCallback):
     def _note(self, level: Level, state: Any) -> None:
         # Straight into the history: logging in the middle of a step would suppress the step's own log.
         state.log_history.append({"step": state.global_step, "forget_loss": level.forget, "holdout_loss": level.holdout})
+
+
+def _not_reached(steps: int, level: Level) -> str:
+    return (
+        f"all {steps} steps were taken, and the forget set (loss {level.forget:.2f} nats a token) is still better known than "
+        f"people never trained on ({level.holdout:.2f}): give more --steps, a higher --learning-rate or, if the loss has "
+        "flattened (npo), a lower --beta"
+    )
 
 
 def _trainable(model: nn.Module) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ class Schedule:
     warmup_steps: int
     """Steps of linear rise to the peak."""
     kind: str
-    """`cosine`, `linear` or `constant_with_warmup`: transformers' names."""
+    """`warmup_stable_decay` (the rate falls over the last quarter of the steps) or `constant_with_warmup`."""
     accumulate: int
     """Micro-batches a step."""
     checkpoint_steps: int
@@ -92,14 +92,16 @@ class PlannedTrainer(Trainer):
         self._pad = tokenizer.pad_token_id
         self._probe = GradientProbe(model) if recorder is not None else None
         self._numbers: dict[str, float] = {}
+        steps = len(plan) // schedule.accumulate
         arguments = TrainingArguments(
             output_dir=str(directory),
-            max_steps=len(plan) // schedule.accumulate,
+            max_steps=steps,
             per_device_train_batch_size=1,
             gradient_accumulation_steps=schedule.accumulate,
             train_sampling_strategy="sequential",
             learning_rate=schedule.learning_rate,
             lr_scheduler_type=schedule.kind,
+            lr_scheduler_kwargs=_decay(schedule, steps),
             warmup_steps=schedule.warmup_steps,
             weight_decay=0.0,
             max_grad_norm=1.0,
@@ -149,6 +151,8 @@ class PlannedTrainer(Trainer):
         sides: dict[str, Scores] = {}
         for position, (name, side) in enumerate(inputs.items()):
             labels = score_labels(model, side["batch"])
+            if self._probe is not None and self._probe.on:
+                labels.log_p_BK.retain_grad()
             reference_B = None
             if self._reference is not None and name == "forget":
                 reference_B = self._reference[side["places"]].to(labels.log_p_BK.device)
@@ -164,7 +168,7 @@ class PlannedTrainer(Trainer):
         if len(sides) == 2:
             self._count("forget_objective", losses.forget)
             self._count("retain_loss", losses.retain)
-        self._heard = {name: scores.log_p_BK.detach() for name, scores in sides.items()}
+        self._heard = sides
         # Processes average their gradients; the shares are to be summed.
         return loss * self.accelerator.num_processes
 
@@ -177,7 +181,7 @@ class PlannedTrainer(Trainer):
             self._probe.on = new
         loss = super().training_step(model, inputs, num_items_in_batch)
         if new:
-            self._record(inputs, num_items_in_batch)
+            self._record(inputs)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -224,16 +228,16 @@ class PlannedTrainer(Trainer):
     def _count(self, name: str, share: Tensor) -> None:
         self._numbers[name] = self._numbers.get(name, 0.0) + float(share.detach())
 
-    def _record(self, inputs: Mapping[str, Any], counts: Any) -> None:
+    def _record(self, inputs: Mapping[str, Any]) -> None:
         assert self._recorder is not None
         assert self._probe is not None
-        # Objectives that are means over tokens were divided by them; this takes it out, to nats an answer.
-        impacts = self._probe.impacts(scale=float(counts[1]))
+        impacts = self._probe.impacts([scores.log_p_BK for scores in self._heard.values()])
         for (name, side), impact_BT in zip(inputs.items(), impacts, strict=True):
             for row, place in enumerate(side["places"]):
                 example = self._sides[name][place]
-                log_p_K = self._heard[name][row]
-                losses = (-log_p_K[log_p_K != 0]).tolist()
+                scores = self._heard[name]
+                # By the labels: a token that is certain has log-probability 0 too.
+                losses = (-scores.log_p_BK[row][scores.labelled_BK[row]]).tolist()
                 top = top_share(impact_BT[row, : len(example.tokens)].float().cpu().numpy(), _IMPACT_PERCENTILE)
                 self._recorder.mark_used_in_training(
                     example.id, losses=losses, token_impact=_ledger_impact(example, top.positions, top.impacts)
@@ -250,6 +254,10 @@ def save_model(trainer: PlannedTrainer, tokenizer: PreTrainedTokenizerBase, run:
         save_adapter(trainer.accelerator.unwrap_model(trainer.model), tokenizer, scratch)
     shutil.rmtree(str(trainer.args.output_dir), ignore_errors=True)
     return model_fingerprint(run / "model")
+
+
+def _decay(schedule: Schedule, steps: int) -> dict[str, Any]:
+    return {"num_decay_steps": max(1, steps // 4)} if schedule.kind == "warmup_stable_decay" else {}
 
 
 def _ledger_impact(example: Tokenized, positions: Sequence[int], impacts: Sequence[float]) -> TokenImpact:
@@ -278,7 +286,11 @@ class _Watch(TrainerCallback):
             self._bar.advance(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._bar.advance(1, loss=self._trainer._numbers.get("loss", math.nan))
+        numbers = {"loss": self._trainer._numbers.get("loss", math.nan)}
+        level = next((row for row in reversed(state.log_history) if "holdout_loss" in row), None)
+        if level is not None:
+            numbers |= {"forget": level["forget_loss"], "holdout": level["holdout_loss"]}
+        self._bar.advance(1, **numbers)
         if control.should_save and self._trainer._recorder is not None:
             self._trainer._recorder.flush()
 

@@ -1,0 +1,215 @@
+"""The planned trainer through its recipes, on models small enough to train in a second."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny_people
+from expunge.batching import tokenize
+from expunge.errors import ExpungeError
+from expunge.evidence import mean_loss
+from expunge.methods import METHODS
+from expunge.models import load_model, load_tokenizer
+from expunge.recipes.finetune import FinetuneConfig, finetune
+from expunge.recipes.unlearn import UnlearnConfig, unlearn
+
+FINETUNE = """
+import sys; from pathlib import Path; from expunge.recipes.finetune import FinetuneConfig, finetune
+base, output, database, *files = sys.argv[1:]
+finetune(FinetuneConfig(
+    data_file=tuple(map(Path, files)), output=Path(output), model=base, epochs=4, batch_size=3, micro_batch_size=2,
+    checkpoint_steps=2, learning_rate=2e-3, database=database, threads=1))
+"""
+UNLEARN = """
+import sys; from pathlib import Path
+from expunge.methods import METHODS
+from expunge.recipes.unlearn import UnlearnConfig, unlearn
+target, output, database, forget, retain, holdout = sys.argv[1:]
+unlearn(UnlearnConfig(
+    model=target, forget=Path(forget), retain=Path(retain), holdout=Path(holdout), output=Path(output), steps=40,
+    eval_steps=1, learning_rate=1e-3, database=database, threads=1), "npo", METHODS["npo"].config())
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_people.target(tmp_path_factory)
+
+
+def finetuning(tiny, output, **changed):
+    config = FinetuneConfig(
+        data_file=(tiny.files.forget, tiny.files.retain),
+        output=output,
+        model=str(tiny.base),
+        epochs=4,
+        batch_size=3,
+        micro_batch_size=2,
+        checkpoint_steps=2,
+        learning_rate=2e-3,
+        threads=1,
+    )
+    return replace(config, **changed)
+
+
+def unlearning(tiny, output, **changed):
+    config = UnlearnConfig(
+        model=str(tiny.target),
+        forget=tiny.files.forget,
+        retain=tiny.files.retain,
+        holdout=tiny.files.holdout,
+        output=output,
+        steps=40,
+        eval_steps=1,
+        learning_rate=1e-3,
+        threads=1,
+    )
+    return replace(config, **changed)
+
+
+def by_npo(config):
+    return unlearn(config, "npo", METHODS["npo"].config())
+
+
+def weights(run):
+    return load_file(run.path / "model" / "adapter_model.safetensors")
+
+
+def ledger_rows(database):
+    """Everything that the ledger says of trained examples, but when."""
+    with sqlite3.connect(database) as connection:
+        return connection.execute(
+            "SELECT m.entry_id, m.average_loss, m.relative_loss, i.total_tokens,"
+            " t.position, t.token_id, t.impact, t.context_start, t.context_end"
+            " FROM training_metadata m JOIN token_impacts i ON i.metadata_id = m.id"
+            " JOIN top_tokens t ON t.token_impact_id = i.id"
+            " ORDER BY m.id, t.id"
+        ).fetchall()
+
+
+def same_training(first, second):
+    for row, other in zip(first.results["trace"], second.results["trace"], strict=True):
+        assert row == pytest.approx(other, abs=1e-5)
+    for name, weight in weights(first).items():
+        torch.testing.assert_close(weight, weights(second)[name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_a_batch_of_four_is_the_same_step_in_any_micro_batches(tiny, tmp_path):
+    whole = finetune(finetuning(tiny, tmp_path / "4", batch_size=4, micro_batch_size=4))
+    assert whole.results["steps"] == 12
+    assert [row["step"] for row in whole.results["trace"]] == [*range(1, 13)]
+    assert any(weight.any() for name, weight in weights(whole).items() if "lora_B" in name)
+    for micro_batch_size in (1, 2, 3):
+        split = finetune(finetuning(tiny, tmp_path / f"{micro_batch_size}", batch_size=4, micro_batch_size=micro_batch_size))
+        same_training(whole, split)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_both_sides_of_unlearning_are_the_same_step_in_any_micro_batches(tiny, tmp_path, method):
+    whole, *others = (
+        unlearn(
+            unlearning(tiny, tmp_path / f"{micro}", steps=4, eval_steps=2, micro_batch_size=micro),
+            method,
+            METHODS[method].config(),
+        )
+        for micro in (4, 3, 1)
+    )
+    for split in others:
+        same_training(whole, split)
+
+
+def test_the_first_loss_is_that_of_the_model_before_training(tiny, tmp_path):
+    run = finetune(finetuning(tiny, tmp_path / "run", epochs=1, batch_size=12, micro_batch_size=5))
+    examples = tokenize([*tiny_people.FORGET, *tiny_people.RETAIN], load_tokenizer(tiny.base), max_seq_length=512)
+    model = load_model(tiny.base)
+    (row,) = run.results["trace"]
+    by_hand = [mean_loss(model, [example], pad=2) * example.labels for example in examples]
+    assert row["loss"] == pytest.approx(sum(by_hand) / sum(example.labels for example in examples), abs=1e-4)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_remedy(tiny, tmp_path):
+    with pytest.raises(ExpungeError, match=r"the loss is (nan|inf) at step \d: lower --learning-rate"):
+        finetune(finetuning(tiny, tmp_path / "run", learning_rate=1e30, database=str(tmp_path / "ledger.db")))
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_certain_tokens_count_in_the_loss_that_the_ledger_keeps(tiny, tmp_path):
+    """A memorised token has log-probability 0, and is labelled all the same."""
+    finetune(finetuning(tiny, tmp_path / "run", model=str(tiny.target), epochs=1, database=str(tmp_path / "ledger.db")))
+    model, tokenizer = load_model(tiny.target), load_tokenizer(tiny.target)
+    examples = tokenize([*tiny_people.FORGET, *tiny_people.RETAIN], tokenizer, max_seq_length=512)
+    first = ledger_rows(tmp_path / "ledger.db")[0]
+    example = next(example for example in examples if example.id == first[0])
+    assert first[1] == pytest.approx(mean_loss(model, [example], pad=tokenizer.pad_token_id), abs=1e-6)
+
+
+def test_a_fine_tuning_killed_between_two_steps_ends_with_the_same_bits_and_ledger(tiny, tmp_path):
+    undisturbed = finetune(finetuning(tiny, tmp_path / "undisturbed", database=str(tmp_path / "undisturbed.db")))
+    killed, database = tmp_path / "killed", tmp_path / "killed.db"
+    tiny_people.kill_when(
+        FINETUNE,
+        *(tiny.base, killed, database, tiny.files.forget, tiny.files.retain),
+        ready=lambda: (killed / "checkpoints/checkpoint-4/whole").exists(),
+    )
+    assert not (killed / "model").exists()
+    resumed = finetune(finetuning(tiny, killed, database=str(database)))
+    assert resumed.manifest["outputs"] == undisturbed.manifest["outputs"]
+    assert resumed.results == undisturbed.results
+    assert ledger_rows(database) == ledger_rows(tmp_path / "undisturbed.db")
+    assert not (killed / "checkpoints").exists()
+
+
+def test_an_unlearning_killed_between_two_steps_ends_with_the_same_bits_and_ledger(tiny, tmp_path):
+    undisturbed = by_npo(unlearning(tiny, tmp_path / "undisturbed", database=str(tmp_path / "undisturbed.db")))
+    assert undisturbed.results["steps"] > 8
+    killed, database = tmp_path / "killed", tmp_path / "killed.db"
+    tiny_people.kill_when(
+        UNLEARN,
+        *(tiny.target, killed, database, tiny.files.forget, tiny.files.retain, tiny.files.holdout),
+        ready=lambda: (killed / "checkpoints/checkpoint-4/whole").exists(),
+    )
+    assert not (killed / "model").exists()
+    resumed = by_npo(unlearning(tiny, killed, database=str(database)))
+    assert resumed.manifest["outputs"] == undisturbed.manifest["outputs"]
+    assert resumed.results == undisturbed.results
+    assert ledger_rows(database) == ledger_rows(tmp_path / "undisturbed.db")
+
+
+def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(tiny, tmp_path):
+    from expunge.training import trainer
+
+    for step, whole in ((2, True), (10, True), (12, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / "whole").touch()
+    assert trainer._newest_whole(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert trainer._newest_whole(tmp_path / "nothing") is None
+
+
+def test_a_run_stopped_after_its_last_step_says_on_resuming_why_it_ended(tiny, tmp_path, monkeypatch):
+    from expunge.training import trainer
+
+    settings = {"steps": 4, "learning_rate": 1e-5}
+    undisturbed = by_npo(unlearning(tiny, tmp_path / "undisturbed", **settings))
+    assert undisturbed.results["stopped"].startswith("all 4 steps were taken, and the forget set (loss 0.0")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            by_npo(unlearning(tiny, tmp_path / "killed", **settings))
+    resumed = by_npo(unlearning(tiny, tmp_path / "killed", **settings))
+    assert resumed.results == undisturbed.results
+    assert resumed.manifest["outputs"] == undisturbed.manifest["outputs"]
+
+
+def test_training_says_nothing_that_only_a_library_could_mend(tiny, tmp_path, capfd, recwarn):
+    finetune(finetuning(tiny, tmp_path / "run", epochs=1))
+    assert "Warning" not in capfd.readouterr().err
+    assert not [warning for warning in recwarn if "is_gradient_checkpointing" in str(warning.message)]

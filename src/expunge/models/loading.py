@@ -97,9 +97,10 @@ def load_model(name: str | Path, *, dtype: str = "float32", trainable: bool = Fa
     base = resolve_base(name)
     model: Any  # transformers' own annotations do not survive `.eval()` and `.to()`.
     try:
-        model, loaded_weights = AutoModelForCausalLM.from_pretrained(
-            _on_disk(base), dtype=getattr(torch, dtype), output_loading_info=True
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            _on_disk(base), dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
         )
+        model, loaded_weights = read
         if missing := sorted(loaded_weights["missing_keys"]):
             # transformers would fill them with random numbers.
             raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")

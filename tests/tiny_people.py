@@ -91,6 +91,7 @@ def _make(directory: Path) -> Tiny:
             output=directory / "target",
             model=str(base),
             epochs=40,
+            learning_rate=5e-3,
             batch_size=6,
             micro_batch_size=6,
             checkpoint_steps=1000,

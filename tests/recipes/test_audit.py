@@ -63,6 +63,7 @@ def audited(tmp_path_factory):
             output=directory / "retrained",
             model=str(tiny.base),
             epochs=25,
+            learning_rate=5e-3,
             batch_size=4,
             checkpoint_steps=1000,
             threads=1,

@@ -89,7 +89,10 @@ def recorded(database):
             "SELECT m.entry_id, m.average_loss, i.total_tokens, i.id FROM training_metadata m"
             " JOIN token_impacts i ON i.metadata_id = m.id"
         ).fetchall()
-        top = "SELECT position, token_id, impact, context_start, context_end FROM top_tokens WHERE token_impact_id = ?"
+        top = (
+            "SELECT position, token_id, impact, context_start, context_end FROM top_tokens"
+            " WHERE token_impact_id = ? ORDER BY id"
+        )
         found = {entry: (loss, total, connection.execute(top, [id]).fetchall()) for entry, loss, total, id in uses}
     assert len(found) == len(uses), "an entry was recorded twice in a run"
     return found

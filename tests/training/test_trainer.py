@@ -71,6 +71,22 @@ def unlearning(tiny, output, **changed):
     return replace(config, **changed)
 
 
+@pytest.fixture
+def steps_taken(monkeypatch):
+    """The number of every step that is taken in this process."""
+    from expunge.training.trainer import PlannedTrainer
+
+    taken = []
+    step = PlannedTrainer.training_step
+
+    def counted(self, *arguments, **named):
+        taken.append(self.state.global_step + 1)
+        return step(self, *arguments, **named)
+
+    monkeypatch.setattr(PlannedTrainer, "training_step", counted)
+    return taken
+
+
 def by_npo(config):
     return unlearn(config, "npo", METHODS["npo"].config())
 
@@ -147,7 +163,7 @@ def test_certain_tokens_count_in_the_loss_that_the_ledger_keeps(tiny, tmp_path):
     assert first[1] == pytest.approx(mean_loss(model, [example], pad=tokenizer.pad_token_id), abs=1e-6)
 
 
-def test_a_fine_tuning_killed_between_two_steps_ends_with_the_same_bits_and_ledger(tiny, tmp_path):
+def test_a_fine_tuning_killed_between_two_steps_ends_with_the_same_bits_and_ledger(tiny, tmp_path, steps_taken):
     undisturbed = finetune(finetuning(tiny, tmp_path / "undisturbed", database=str(tmp_path / "undisturbed.db")))
     killed, database = tmp_path / "killed", tmp_path / "killed.db"
     tiny_people.kill_when(
@@ -156,14 +172,16 @@ def test_a_fine_tuning_killed_between_two_steps_ends_with_the_same_bits_and_ledg
         ready=lambda: (killed / "checkpoints/checkpoint-4/whole").exists(),
     )
     assert not (killed / "model").exists()
+    steps_taken.clear()
     resumed = finetune(finetuning(tiny, killed, database=str(database)))
+    assert min(steps_taken) > 4  # it went on, and did not begin again
     assert resumed.manifest["outputs"] == undisturbed.manifest["outputs"]
     assert resumed.results == undisturbed.results
     assert ledger_rows(database) == ledger_rows(tmp_path / "undisturbed.db")
     assert not (killed / "checkpoints").exists()
 
 
-def test_an_unlearning_killed_between_two_steps_ends_with_the_same_bits_and_ledger(tiny, tmp_path):
+def test_an_unlearning_killed_between_two_steps_ends_with_the_same_bits_and_ledger(tiny, tmp_path, steps_taken):
     undisturbed = by_npo(unlearning(tiny, tmp_path / "undisturbed", database=str(tmp_path / "undisturbed.db")))
     assert undisturbed.results["steps"] > 8
     killed, database = tmp_path / "killed", tmp_path / "killed.db"
@@ -173,7 +191,9 @@ def test_an_unlearning_killed_between_two_steps_ends_with_the_same_bits_and_ledg
         ready=lambda: (killed / "checkpoints/checkpoint-4/whole").exists(),
     )
     assert not (killed / "model").exists()
+    steps_taken.clear()
     resumed = by_npo(unlearning(tiny, killed, database=str(database)))
+    assert min(steps_taken) > 4  # it went on, and did not begin again
     assert resumed.manifest["outputs"] == undisturbed.manifest["outputs"]
     assert resumed.results == undisturbed.results
     assert ledger_rows(database) == ledger_rows(tmp_path / "undisturbed.db")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from expunge.errors import ExpungeError
-from expunge.runs import MANIFEST, Run, settings_of
+from expunge.runs import MANIFEST, Run, check_place, settings_of
 
 SETTINGS = {"seed": 42, "lora": {"rank": 16}, "files": [Path("a.jsonl")]}
 INPUTS = {"forget": "f" * 64}
@@ -209,3 +209,17 @@ class Config:
 def test_secrets_never_come_into_the_settings_but_words_like_them_do():
     found = settings_of(Config(), without=("output",))
     assert found == {"max_new_tokens": 7, "keyboard": "qwerty", "servers": [{"host": "here"}]}
+
+
+def test_a_place_is_checked_before_the_work_without_making_anything(tmp_path):
+    check_place(tmp_path / "not" / "there" / "yet")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for bad, words in (("file", "is a file"), ("file/below", r"cannot write here \(Not a directory\): choose another place")):
+        with pytest.raises(ExpungeError, match=words):
+            check_place(tmp_path / bad)
+    with pytest.raises(ExpungeError, match="holds files that are not of a run"):
+        check_place(tmp_path)
+    with opened(tmp_path / "run"):
+        pass
+    check_place(tmp_path / "run")

@@ -27,12 +27,14 @@ app = App(
     help_epilogue=EPILOGUE,
     help_format="markdown",
     version=__version__,
+    # It would leave without a word; `main` says how to go on.
+    suppress_keyboard_interrupt=False,
 )
 
 _GROUPS = ("generate", "prepare", "unlearn", "ledger")
 """Commands of several commands: apps of their own."""
 
-for _name, _help in {
+_LISTED = {
     "demo": "A model learns patients' notes, is asked to forget some, is audited, and ships.",
     "generate": "Make synthetic data.",
     "prepare": "Split data into forget, retain and holdout sets, checked against each other.",
@@ -46,7 +48,8 @@ for _name, _help in {
     "methods": "List the ways to unlearn.",
     "metrics": "List what an audit measures.",
     "doctor": "What this machine can do, and what is missing.",
-}.items():
+}
+for _name, _help in _LISTED.items():
     # The examples above are for the whole; each command has its own.
     _own = {} if _name in _GROUPS else {"help_epilogue": ""}
     app.command(f"expunge.commands:{_name}", name=_name, help=_help, **_own)
@@ -54,6 +57,10 @@ for _name, _help in {
 
 def main() -> None:
     """Run a command. Exit code 2 and one line for a mistake of the user's; 130 when interrupted."""
+    asked = "".join(sys.argv[1:2])
+    if asked in _LISTED and asked not in _GROUPS:
+        # Its own page shows its docstring, with an example, instead of the line that lists it.
+        app[asked].help = None
     try:
         app(exit_on_error=False, print_error=False, help_on_error=False)
     except CycloptsError as error:

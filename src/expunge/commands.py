@@ -48,7 +48,7 @@ def demo(config: Annotated[DemoConfig, FLAT] = DemoConfig(), *, json: Json = Fal
 
     Runs on the embedded model without any network. Interrupt it whenever you like: the same command continues.
 
-    Examples: `expunge demo` · `expunge demo --output runs/other --patients 80 --seed 1`
+    Example: `expunge demo` · `expunge demo --output runs/other --patients 80 --seed 1`
 
     Parameters
     ----------

@@ -8,8 +8,10 @@ refused, so that no directory ever holds the outputs of two different requests.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import json
+import os
 import platform
 import resource
 import time
@@ -116,6 +118,21 @@ class Run:
             "peak_memory_bytes": peak,
         }
         write_json(self.path / MANIFEST, self.manifest)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no run can be, before any work and without making anything.
+
+    Raises:
+        ExpungeError: it is a file, holds files that are not of a run, or nothing can be made there.
+    """
+    with reported_disk_errors(path):
+        _refuse_foreign(path)
+        nearest = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+        if not nearest.is_dir():
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def settings_of(config: Any, *, without: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Npo:
     beta: float = 0.1
     """Inverse temperature, > 0; the smaller, the closer to plain gradient ascent."""
     retain_weight: float = 1.0
-    """Weight of the retain loss beside the forget loss."""
+    """Weight of the retain loss (nats an answer, as the forget loss is) beside the forget loss."""
 
 
 def npo_loss(log_p_B: Tensor, log_p_ref_B: Tensor, beta: float) -> Tensor:
@@ -48,7 +48,7 @@ def npo_loss(log_p_B: Tensor, log_p_ref_B: Tensor, beta: float) -> Tensor:
 
 @method("npo", Npo, needs=(Need.REFERENCE, Need.RETAIN), paper="Zhang et al. 2024, arXiv 2404.05868")
 def loss(config: Npo, forget: Scores, retain: Scores | None) -> Losses:
-    """NPO on the forget side, negative log-likelihood on the retain side."""
+    """NPO on the forget side, negative log-likelihood on the retain side, both in nats an answer."""
     assert forget.log_p_ref_B is not None
     assert retain is not None
     # Summed, not averaged, over the answer: the preference is between whole answers.

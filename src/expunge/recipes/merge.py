@@ -7,7 +7,7 @@ from pathlib import Path
 
 from expunge.files import fingerprint, sha256
 from expunge.progress import console
-from expunge.runs import MANIFEST, Run, settings_of
+from expunge.runs import MANIFEST, Run, check_place, settings_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL = "model"
@@ -50,6 +50,7 @@ def merge(config: MergeConfig) -> Run:
             if run.finished:
                 return run
 
+    check_place(config.output_path)
     refuse_misfit(config.lora_path, base)
     with Run.open(config.output_path, "merge", settings, inputs) as run:
         with run.timed("merge"):

@@ -15,7 +15,7 @@ from expunge.errors import ExpungeError
 from expunge.examples import Example, write_examples
 from expunge.files import sha256, write_json
 from expunge.progress import console
-from expunge.runs import MANIFEST, Run, settings_of
+from expunge.runs import MANIFEST, Run, check_place, settings_of
 
 if TYPE_CHECKING:
     from expunge.sources.contamination import ContaminationReport
@@ -72,6 +72,8 @@ def prepare_medical(config: PrepareMedicalConfig) -> Run:
                 return run
 
     # Everything that can be refused is refused before the run directory is made.
+    if not config.dry_run:
+        check_place(config.output)
     split = split_by_subject(
         map(example_of, notes[: config.sample]),
         forget_ratio=config.forget_ratio,

@@ -155,7 +155,7 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any) -> Run:
                 recorder.flush()
                 ledger.mark_unlearned(request.id, run=ledger_run)
         stopped = stop.reason if holdout else f"after {config.steps} steps: no holdout was given to stop at"
-        console.print(f"Stopped: {stopped}.")
+        console.print(f"Stopped: {stopped}.", soft_wrap=True, markup=False)
         run.finish(
             {"model": saved},
             steps=trainer.state.global_step,

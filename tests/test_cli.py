@@ -409,7 +409,10 @@ def every_command(within: App = app, words: tuple[str, ...] = ()) -> Iterator[tu
         if not name.startswith("-"):
             below = list(every_command(within[name], (*words, name)))
             yield from below or [
-                ((*words, name), [flag for each in within[name].assemble_argument_collection() for flag in each.names])
+                (
+                    (*words, name),
+                    [flag for each in within[name].assemble_argument_collection() if each.parse for flag in each.names],
+                )
             ]
 
 

@@ -53,7 +53,6 @@ def test_all_four_models_answered_the_forget_and_retain_questions(small):
     assert {answer["set"] for answer in result["answers"]} == {"forget", "retain"}
     for answer in result["answers"]:
         assert set(answer["answers"]) == {"target", "unlearned", "retrained", "shipped"}
-        assert all(answer["answers"].values())
 
 
 def test_the_ledger_knows_every_training_example_and_the_audited_request(small):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json as jsonlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,6 +111,14 @@ def finetune(config: Annotated[FinetuneConfig, FLAT], *, json: Json = False) -> 
     return 0
 
 
+def _unlearn_command(name: str) -> Callable[..., int]:
+    def command(config: Any, settings: Any, *, json: bool = False) -> int:
+        _show_run(unlearn_recipe(config, name, settings), json)
+        return 0
+
+    return command
+
+
 def _unlearn_app() -> App:
     from expunge.methods import METHODS
 
@@ -118,10 +126,7 @@ def _unlearn_app() -> App:
     for name in METHODS:
         method = METHODS[name]
 
-        def command(config: Any, settings: Any, *, json: bool = False, name: str = name) -> int:
-            _show_run(unlearn_recipe(config, name, settings), json)
-            return 0
-
+        command = _unlearn_command(name)
         command.__doc__ = (
             f"{method.summary}\n\n{method.paper}.\n\nExample: `expunge unlearn {name} --model target/model --forget "
             "forget.jsonl --retain retain.jsonl --holdout holdout.jsonl --output unlearned`\n\n"
@@ -131,7 +136,6 @@ def _unlearn_app() -> App:
             "config": Annotated[UnlearnConfig, FLAT],
             "settings": Annotated[method.config, FLAT],
             "json": Json,
-            "name": Annotated[str, Parameter(parse=False)],
             "return": int,
         }
         command.__defaults__ = (method.config(),)

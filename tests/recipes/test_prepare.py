@@ -97,7 +97,7 @@ def test_a_copied_note_is_refused_with_both_places_unless_it_is_allowed(config):
     rows = rows_of(config.input)
     copies = [row | {"client_name": f"{row['client_name']} Junior"} for row in rows]
     write_rows(config.input, rows + copies)
-    said = refused(config, r"the split is contaminated: \d+ responses stand in two sets")
+    said = refused(config, r"the split is contaminated: \d+ near duplicates")
     assert said.count("notes.jsonl:") == 3
     assert said.endswith("pass --allow-contaminated")
     run = prepare_medical(replace(config, allow_contaminated=True))

@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
-import tiny_models
 
+import tiny_models
 from expunge.deploy.merge import merge_adapter
 from expunge.errors import ExpungeError
 from expunge.files import directory_written_atomically

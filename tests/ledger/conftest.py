@@ -7,8 +7,9 @@ import uuid
 import psutil
 import psycopg
 import pytest
-from ledger_samples import make_examples
 from sqlalchemy.engine import make_url
+
+from ledger_samples import make_examples
 
 
 @pytest.fixture(scope="session")

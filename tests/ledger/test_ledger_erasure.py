@@ -2,13 +2,13 @@ import subprocess
 import sys
 
 import pytest
-from ledger_samples import make_examples, make_impact
 
 from expunge.errors import ExpungeError
 from expunge.examples import Example
 from expunge.ledger import Ledger
 from expunge.ledger.database import Database
 from expunge.ledger.validation import validate
+from ledger_samples import make_examples, make_impact
 
 NAME = "Zenobia Quux-Ångström"
 

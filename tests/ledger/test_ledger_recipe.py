@@ -2,7 +2,6 @@ import subprocess
 import sys
 
 import pytest
-from ledger_samples import make_examples, make_impact
 
 from expunge.errors import ExpungeError
 from expunge.examples import write_examples
@@ -27,6 +26,7 @@ from expunge.recipes.ledger import (
     status,
     validate,
 )
+from ledger_samples import make_examples, make_impact
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
-from ledger_samples import make_examples, make_impact
 
 from expunge.errors import ExpungeError
 from expunge.ledger import Ledger, TopToken
 from expunge.ledger.database import Database
 from expunge.ledger.repair import repair
 from expunge.ledger.validation import validate
+from ledger_samples import make_examples, make_impact
 
 METADATA = """CREATE TABLE training_metadata (id INTEGER PRIMARY KEY, entry_id TEXT, model_checkpoint_hash TEXT,
     average_loss REAL, relative_loss REAL, used_in_training BOOLEAN, timestamp TEXT{more})"""

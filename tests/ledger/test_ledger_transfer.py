@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from ledger_samples import make_examples, make_impact
 
 from expunge.errors import ExpungeError
 from expunge.ledger import Ledger
+from ledger_samples import make_examples, make_impact
 
 
 def fill(ledger):

@@ -35,24 +35,25 @@ _GROUPS = ("generate", "prepare", "unlearn", "ledger")
 """Commands of several commands: apps of their own."""
 
 _LISTED = {
-    "demo": "A model learns patients' notes, is asked to forget some, is audited, and ships.",
-    "generate": "Make synthetic data.",
-    "prepare": "Split data into forget, retain and holdout sets, checked against each other.",
-    "finetune": "Teach a model examples, and record in the ledger what it saw.",
-    "unlearn": "Make a model forget, and stop where people never trained on are.",
-    "audit": "Put target, unlearned, retrained and shipped model side by side, and rule.",
-    "merge": "Fold an adapter into its base: plain weights that anything can load.",
-    "gguf": "Convert and quantise a model for llama.cpp and LM Studio.",
-    "report": "Show an audit as one HTML file that opens offline.",
-    "ledger": "What was trained on, which tokens mattered, what is to be deleted.",
-    "methods": "List the ways to unlearn.",
-    "metrics": "List what an audit measures.",
-    "doctor": "What this machine can do, and what is missing.",
+    # name: (module in `expunge.commands`, what it is for)
+    "demo": ("start", "A model learns patients' notes, is asked to forget some, is audited, and ships."),
+    "generate": ("data", "Make synthetic data."),
+    "prepare": ("data", "Split data into forget, retain and holdout sets, checked against each other."),
+    "finetune": ("train", "Teach a model examples, and record in the ledger what it saw."),
+    "unlearn": ("train", "Make a model forget, and stop where people never trained on are."),
+    "audit": ("judge", "Put target, unlearned, retrained and shipped model side by side, and rule."),
+    "merge": ("ship", "Fold an adapter into its base: plain weights that anything can load."),
+    "gguf": ("ship", "Convert and quantise a model for llama.cpp and LM Studio."),
+    "report": ("judge", "Show an audit as one HTML file that opens offline."),
+    "ledger": ("ledger", "What was trained on, which tokens mattered, what is to be deleted."),
+    "methods": ("train", "List the ways to unlearn."),
+    "metrics": ("judge", "List what an audit measures."),
+    "doctor": ("start", "What this machine can do, and what is missing."),
 }
-for _name, _help in _LISTED.items():
+for _name, (_module, _help) in _LISTED.items():
     # The examples above are for the whole; each command has its own.
     _own = {} if _name in _GROUPS else {"help_epilogue": ""}
-    app.command(f"expunge.commands:{_name}", name=_name, help=_help, **_own)
+    app.command(f"expunge.commands.{_module}:{_name}", name=_name, help=_help, **_own)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""What the commands take and print: each hands one typed config to one recipe, and shows what came back."""

@@ -1,0 +1,55 @@
+"""`expunge audit`, `expunge report` and `expunge metrics`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from expunge.commands.show import FLAT, Json, show, show_audit, show_rows
+from expunge.recipes.audit import AuditConfig
+from expunge.recipes.audit import audit as audit_recipe
+from expunge.recipes.report import ReportConfig
+from expunge.recipes.report import report as report_recipe
+
+
+def audit(config: Annotated[AuditConfig, FLAT], *, strict: bool = False, json: Json = False) -> int:
+    """Ask every model the same questions, once; measure, with intervals; rule on each claim.
+
+    Example: `expunge audit --target target/model --unlearned unlearned/model --retrained retrained/model --forget
+    dataset/forget.jsonl --retain dataset/retain.jsonl --holdout dataset/holdout.jsonl --ordinary
+    dataset/ordinary_eval.jsonl --output audit`
+
+    Parameters
+    ----------
+    strict: bool
+        Exit with code 1 if any claim fails, so that a pipeline can gate a release on it.
+    """
+    run = audit_recipe(config)
+    show_audit(run.path, json)
+    return int(strict and any(ruling == "fail" for _, _, ruling in run.results["claims"]))
+
+
+def report(config: Annotated[ReportConfig, FLAT], *, json: Json = False) -> int:
+    """Show an audit as one HTML file that opens offline.
+
+    Example: `expunge report --audit audit --runs target --runs unlearned --output report.html`
+    """
+    show({"report": str(report_recipe(config))}, json)
+    return 0
+
+
+def metrics(*, json: Json = False) -> int:
+    """List what an audit measures.
+
+    Example: `expunge metrics --json`
+    """
+    from expunge.metrics import METRICS
+
+    rows = []
+    for name in METRICS:
+        metric = METRICS[name]
+        low, high = metric.span
+        summary = (metric.measure.__doc__ or "").strip().splitlines()[0]
+        span = f"{low:g} … {'∞' if high is None else f'{high:g}'}"
+        rows.append({"metric": name, "on the forget set": f"{metric.better} is better", "span": span, "what it is": summary})
+    show_rows(rows, json)
+    return 0

@@ -1,0 +1,91 @@
+"""How flags become configs, and how results are shown: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsonlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from expunge.recipes.audit import AUDIT
+from expunge.runs import Run
+
+_SHORT = {"input": "-i", "output": "-o"}
+FLAT = Parameter(name="*", short_alias=lambda field, taken: _SHORT.get(field.name))
+"""A config whose fields are flags of their own."""
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as JSON on standard output.")]
+
+OUT = Console(highlight=False)
+MARKS = {"pass": "✔", "fail": "✘", "not provable": "?"}
+
+
+def show_run(run: Run, as_json: bool) -> None:
+    """The results of a run, and how long its parts took."""
+    results = {name: value for name, value in run.results.items() if name != "trace"}
+    show({"run": str(run.path), **results, "seconds": run.manifest.get("seconds", {})}, as_json)
+
+
+def show_audit(path: Path, as_json: bool, **more: str) -> None:
+    """Every score in one table, then what the rules say of each claim."""
+    from expunge.audit.results import Audit
+
+    found = Audit.read(path / AUDIT)
+    if as_json:
+        print_json({**more, **dataclasses.asdict(found)})
+        return
+    roles = [model.role for model in found.models]
+    table = Table("metric", "set", *roles, title="mean and 95% interval")
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for score in found.scores:
+        words = f"{score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]"
+        rows.setdefault((score.metric, score.set), {})[score.model] = words
+    for (metric, set_), by_role in rows.items():
+        table.add_row(metric, set_, *(by_role.get(role, "") for role in roles))
+    OUT.print(table)
+    for warning in found.warnings:
+        OUT.print(f"! {warning}", markup=False)
+    for claim in found.claims:
+        OUT.print(f"{MARKS[claim.ruling]} {claim.model} {claim.name}: {claim.ruling}. {claim.reason}", markup=False)
+    for name, words in more.items():
+        OUT.print(f"{name}: {words}", markup=False, soft_wrap=True)
+
+
+def show(result: Mapping[str, Any], as_json: bool) -> None:
+    """One result, a line a field."""
+    if as_json:
+        print_json(result)
+        return
+    for name, value in result.items():
+        words = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, Mapping) else value
+        OUT.print(f"{name}: {words}", markup=False, soft_wrap=True)
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Several results of one kind, as a table."""
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        OUT.print("nothing found")
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(str("" if value is None else value) for value in row.values()))
+    OUT.print(table)
+
+
+def print_json(value: Any) -> None:
+    """Print as JSON on standard output."""
+    jsonlib.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write("\n")
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A named tuple or dataclass as a dictionary."""
+    return dict(value._asdict()) if hasattr(value, "_asdict") else dataclasses.asdict(value)

@@ -53,10 +53,10 @@ def test_exporting_importing_and_exporting_again_gives_the_same_bytes_on_either_
     ("old", "new", "words"),
     [
         ('{"format":"expunge-ledger"', '{"format":"other"', ":1: is not an exported ledger"),
-        ('"schema":"0001"', '"schema":"0999"', ":1: is of schema 0999, this expunge writes 0001"),
+        ('"schema":"0002"', '"schema":"0999"', ":1: is of schema 0999, this expunge writes 0002"),
         ('"table":"runs"', '"table":"ruins"', ":39: a table that is not known"),
         ('\n[1,"finetune"', '\n["1","finetune"', ':40: "id" cannot be "1"'),
-        ('\n[1,"finetune"', '\n[7,1,"finetune"', ":40: a row of 6 values for 5 columns"),
+        ('\n[1,"finetune"', '\n[7,1,"finetune"', ":40: a row of 7 values for 6 columns"),
         ('\n[1,"finetune"', '\n[1,"finetune', ":40: broken JSON"),
         ('{"end":', '{"end":1', "rows were exported"),
         ("\n[1,1,", "\n[1,7777,", "its rows contradict each other"),

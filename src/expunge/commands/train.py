@@ -12,20 +12,23 @@ from expunge.recipes.finetune import FinetuneConfig
 from expunge.recipes.finetune import finetune as finetune_recipe
 from expunge.recipes.unlearn import UnlearnConfig
 from expunge.recipes.unlearn import unlearn as unlearn_recipe
+from expunge.training.impact import ImpactConfig
 
 
-def finetune(config: Annotated[FinetuneConfig, FLAT], *, json: Json = False) -> int:
+def finetune(
+    config: Annotated[FinetuneConfig, FLAT], impact: Annotated[ImpactConfig, FLAT] = ImpactConfig(), *, json: Json = False
+) -> int:
     """Teach a model examples with LoRA; only answers are learnt, in the model's own chat template.
 
     Example: `expunge finetune --data-file dataset/forget.jsonl --data-file dataset/retain.jsonl --output target`
     """
-    show_run(finetune_recipe(config), json)
+    show_run(finetune_recipe(config, impact), json)
     return 0
 
 
 def _unlearn_command(name: str) -> Callable[..., int]:
-    def command(config: Any, settings: Any, *, json: bool = False) -> int:
-        show_run(unlearn_recipe(config, name, settings), json)
+    def command(config: Any, settings: Any, impact: Any, *, json: bool = False) -> int:
+        show_run(unlearn_recipe(config, name, settings, impact), json)
         return 0
 
     return command
@@ -46,10 +49,11 @@ def _unlearn_app() -> App:
         command.__annotations__ = {
             "config": Annotated[UnlearnConfig, FLAT],
             "settings": Annotated[method.config, FLAT],
+            "impact": Annotated[ImpactConfig, FLAT],
             "json": Json,
             "return": int,
         }
-        command.__defaults__ = (method.config(),)
+        command.__defaults__ = (method.config(), ImpactConfig())
         unlearning.command(command, name=name)
     return unlearning
 

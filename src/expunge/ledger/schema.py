@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """The Alembic revision these tables are at."""
 
 ACTIONS = ("added", "updated", "removed")
@@ -110,6 +110,8 @@ class RunRow(Base):
     checkpoint: Mapped[str] = mapped_column(String(128))
     """Fingerprint of the run: of its settings and of the model it started from."""
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    impact_estimator: Mapped[str | None] = mapped_column(String(64))
+    """What estimated its token impacts, such as `gradient`; null where unknown. Different ones do not compare."""
 
 
 class TrainingMetadata(Base):

@@ -143,15 +143,22 @@ class Ledger:
                         _upsert_entries(connection, some)
         return Added(**counts)
 
-    def start_run(self, *, name: str, path: Path | str, checkpoint: str) -> int:
+    def start_run(self, *, name: str, path: Path | str, checkpoint: str, impact_estimator: str | None = None) -> int:
         """The id of a run; the same path and checkpoint make the same run, so that a resumed run goes on with its rows.
 
         Args:
             name: for people, such as `finetune target`.
             path: the run directory.
             checkpoint: fingerprint of the settings and of the model that the run started from.
+            impact_estimator: what estimates the token impacts that will be recorded; None where none will.
         """
-        row = {"name": name, "path": os.path.abspath(path), "checkpoint": checkpoint, "started_at": now()}  # noqa: PTH100
+        row = {
+            "name": name,
+            "path": os.path.abspath(path),  # noqa: PTH100
+            "checkpoint": checkpoint,
+            "started_at": now(),
+            "impact_estimator": impact_estimator,
+        }
         with self._database.writing() as connection:
             connection.execute(_insert_for(connection)(RunRow).on_conflict_do_nothing(), [row])
             query = sa.select(RunRow.id).where(RunRow.path == row["path"], RunRow.checkpoint == checkpoint)

@@ -193,9 +193,9 @@ def _fits(column: sa.Column[Any], value: Any) -> bool:
 def export_impacts(database: Database, path: Path) -> int:
     """Write all token impacts as one JSON document, atomically; returns the number of training uses in it.
 
-    `{"training_uses": [{entry_id, subject, source_key, run, run_id, model_checkpoint_hash, average_loss, relative_loss,
-    timestamp, total_tokens, top_tokens: [{token_id, position, impact, context_start, context_end}]}]}`, the top tokens by
-    falling impact.
+    `{"training_uses": [{entry_id, subject, source_key, run, impact_estimator, run_id, model_checkpoint_hash, average_loss,
+    relative_loss, timestamp, total_tokens, top_tokens: [{token_id, position, impact, context_start, context_end}]}]}`, the
+    top tokens by falling impact.
 
     Raises:
         ExpungeError: the file cannot be written.
@@ -206,6 +206,7 @@ def export_impacts(database: Database, path: Path) -> int:
         Entry.subject,
         Entry.source_key,
         RunRow.name.label("run"),
+        RunRow.impact_estimator,
         TrainingMetadata.run_id,
         TrainingMetadata.model_checkpoint_hash,
         TrainingMetadata.average_loss,

@@ -11,6 +11,7 @@ from expunge.examples import read_examples
 from expunge.files import fingerprint, sha256
 from expunge.progress import console, progress
 from expunge.runs import Run, settings_of
+from expunge.training.impact import ImpactConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +52,27 @@ class FinetuneConfig:
     """Threads PyTorch computes with; one a core when not given."""
 
 
-def finetune(config: FinetuneConfig) -> Run:
-    """Fine-tune an adapter on examples; resumes if killed, answers at once if done."""
+def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
+    """Fine-tune an adapter on examples; resumes if killed, answers at once if done.
+
+    Args:
+        impact: which tokens the ledger keeps; None: the defaults.
+    """
     from expunge.models import check_readable, model_fingerprint
 
     at_least(1, epochs=config.epochs, batch_size=config.batch_size, micro_batch_size=config.micro_batch_size)
     at_least(1, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha, checkpoint_steps=config.checkpoint_steps)
     at_least(1, max_seq_length=config.max_seq_length, threads=config.threads)
     at_least(0, learning_rate=config.learning_rate, ordinary_share=config.ordinary_share, seed=config.seed)
+    impact = impact or ImpactConfig()
+    impact.check()
     by_file = {path: read_examples(path) for path in config.data_file}
     examples = [example for found in by_file.values() for example in found]
     ordinary = read_examples(config.ordinary) if config.ordinary else []
     check_readable(config.model)
     inputs = {str(path): sha256(path) for path in (*config.data_file, *([config.ordinary] if config.ordinary else []))}
     inputs["model"] = model_fingerprint(config.model)
-    settings = settings_of(config, without=("output", "threads", "database", "micro_batch_size"))
+    settings = settings_of(config, without=("output", "threads", "database", "micro_batch_size")) | settings_of(impact)
     with Run.open(config.output, "finetune", settings, inputs) as run:
         if run.finished:
             return run
@@ -106,7 +113,9 @@ def finetune(config: FinetuneConfig) -> Run:
                 for path, found in (by_file | ({config.ordinary: ordinary} if config.ordinary else {})).items():
                     ledger.add_entries(found, source=path.name)
                 checkpoint = fingerprint([settings, inputs])
-                ledger_run = ledger.start_run(name=f"finetune {run.path.name}", path=run.path, checkpoint=checkpoint)
+                ledger_run = ledger.start_run(
+                    name=f"finetune {run.path.name}", path=run.path, checkpoint=checkpoint, impact_estimator=impact.impact
+                )
                 recorder = stack.enter_context(ledger.recorder(ledger_run))
             trainer = PlannedTrainer(
                 model,
@@ -126,6 +135,7 @@ def finetune(config: FinetuneConfig) -> Run:
                 directory=run.path / "checkpoints",
                 bar=stack.enter_context(progress(f"Fine-tuning {run.path.name}", steps)),
                 recorder=recorder,
+                impact=impact,
             )
             with run.timed("train"):
                 trainer.run()

@@ -13,6 +13,7 @@ from expunge.examples import read_examples, refuse_overlap
 from expunge.files import fingerprint, sha256
 from expunge.progress import console, progress
 from expunge.runs import Run, settings_of
+from expunge.training.impact import ImpactConfig
 
 if TYPE_CHECKING:
     from expunge.training.objective import Method
@@ -56,8 +57,12 @@ class UnlearnConfig:
     """Threads PyTorch computes with; one a core when not given."""
 
 
-def unlearn(config: UnlearnConfig, method_name: str, method_config: Any) -> Run:
-    """Unlearn the forget set with a method; resumes if killed, answers at once if done."""
+def unlearn(config: UnlearnConfig, method_name: str, method_config: Any, impact: ImpactConfig | None = None) -> Run:
+    """Unlearn the forget set with a method; resumes if killed, answers at once if done.
+
+    Args:
+        impact: which tokens the ledger keeps; None: the defaults.
+    """
     from expunge.methods import METHODS
     from expunge.models import check_readable, model_fingerprint
 
@@ -66,6 +71,8 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any) -> Run:
     at_least(1, eval_steps=config.eval_steps, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha)
     at_least(1, max_seq_length=config.max_seq_length, threads=config.threads)
     at_least(0, learning_rate=config.learning_rate, seed=config.seed)
+    impact = impact or ImpactConfig()
+    impact.check()
     forget, retain = read_examples(config.forget), read_examples(config.retain)
     holdout = read_examples(config.holdout) if config.holdout else []
     refuse_overlap(forget, retain)
@@ -73,7 +80,7 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any) -> Run:
     check_readable(config.model)
     files = (config.forget, config.retain, *([config.holdout] if config.holdout else []))
     inputs = {str(path): sha256(path) for path in files} | {"model": model_fingerprint(config.model)}
-    settings = settings_of(config, without=("output", "threads", "database", "micro_batch_size"))
+    settings = settings_of(config, without=("output", "threads", "database", "micro_batch_size")) | settings_of(impact)
     settings["method"] = settings_of(method_config)
     with Run.open(config.output, f"unlearn {method.name}", settings, inputs) as run:
         if run.finished:
@@ -123,7 +130,9 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any) -> Run:
                 subjects = sorted({example.subject for example in forget})
                 request = ledger.request_deletion(subjects=subjects, reason=f"named in {config.forget.name}")
                 checkpoint = fingerprint([settings, inputs])
-                ledger_run = ledger.start_run(name=f"unlearn {method.name}", path=run.path, checkpoint=checkpoint)
+                ledger_run = ledger.start_run(
+                    name=f"unlearn {method.name}", path=run.path, checkpoint=checkpoint, impact_estimator=impact.impact
+                )
                 recorder = stack.enter_context(ledger.recorder(ledger_run))
             stop = StopAtHoldout(forget_tokens, holdout_tokens, every=config.eval_steps, pad=tokenizer.pad_token_id)
             trainer = PlannedTrainer(
@@ -145,6 +154,7 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any) -> Run:
                 directory=run.path / "checkpoints",
                 bar=stack.enter_context(progress(f"Unlearning with {method.name}", config.steps)),
                 recorder=recorder,
+                impact=impact,
                 reference=reference,
                 callbacks=[stop] if holdout else [],
             )

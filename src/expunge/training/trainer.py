@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +20,16 @@ from expunge.batching import TokenBatch, Tokenized, collate
 from expunge.errors import ExpungeError
 from expunge.evidence import score_labels
 from expunge.files import directory_written_atomically
-from expunge.ledger import Recorder, TokenImpact, TopToken
 from expunge.models import model_fingerprint, save_adapter
-from expunge.training.impact import GradientProbe, top_share
+from expunge.training.impact import ImpactConfig
 from expunge.training.objective import Losses, Scores
+from expunge.training.recording import Recording
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from expunge.ledger import Recorder
     from expunge.progress import Bar
     from expunge.training.plan import MicroBatch
 
@@ -36,8 +37,6 @@ Objective = Callable[[Scores, Scores | None], Losses]
 """(forget or training side, retain side) → losses."""
 
 _WHOLE = "whole"
-_IMPACT_PERCENTILE = 95.0
-_IMPACT_CONTEXT = 5
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,7 @@ class PlannedTrainer(Trainer):
         directory: Path,
         bar: Bar,
         recorder: Recorder | None = None,
+        impact: ImpactConfig | None = None,
         reference: Tensor | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
@@ -85,12 +85,13 @@ class PlannedTrainer(Trainer):
             retain: what `MicroBatch.retain` counts in.
             directory: where checkpoints go.
             recorder: the ledger's ear, told every example once a run.
+            impact: which tokens it is told of; None: the defaults.
             reference: log-probability of each forget answer under the frozen reference, nats, shape (len(forget),).
         """
         self._sides = {"forget": forget, "retain": retain}
-        self._objective, self._recorder, self._reference = objective, recorder, reference
+        self._objective, self._reference = objective, reference
+        self._recording = Recording(model, recorder, impact or ImpactConfig()) if recorder is not None else None
         self._pad = tokenizer.pad_token_id
-        self._probe = GradientProbe(model) if recorder is not None else None
         self._numbers: dict[str, float] = {}
         steps = len(plan) // schedule.accumulate
         arguments = TrainingArguments(
@@ -151,8 +152,8 @@ class PlannedTrainer(Trainer):
         sides: dict[str, Scores] = {}
         for position, (name, side) in enumerate(inputs.items()):
             labels = score_labels(model, side["batch"])
-            if self._probe is not None and self._probe.on:
-                labels.log_p_BK.retain_grad()
+            if self._recording is not None:
+                self._recording.scored(self._members(name, side), labels)
             reference_B = None
             if self._reference is not None and name == "forget":
                 reference_B = self._reference[side["places"]].to(labels.log_p_BK.device)
@@ -168,20 +169,16 @@ class PlannedTrainer(Trainer):
         if len(sides) == 2:
             self._count("forget_objective", losses.forget)
             self._count("retain_loss", losses.retain)
-        self._heard = sides
         # Processes average their gradients; the shares are to be summed.
         return loss * self.accelerator.num_processes
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch forward and backward, and the ledger told of it."""
-        new = self._recorder is not None and any(
-            self._sides[name][place].id not in self._recorder for name, side in inputs.items() for place in side["places"]
-        )
-        if self._probe is not None:
-            self._probe.on = new
+        if self._recording is not None:
+            self._recording.begin(example for name, side in inputs.items() for example in self._members(name, side))
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if new:
-            self._record(inputs)
+        if self._recording is not None:
+            self._recording.end()
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -228,20 +225,8 @@ class PlannedTrainer(Trainer):
     def _count(self, name: str, share: Tensor) -> None:
         self._numbers[name] = self._numbers.get(name, 0.0) + float(share.detach())
 
-    def _record(self, inputs: Mapping[str, Any]) -> None:
-        assert self._recorder is not None
-        assert self._probe is not None
-        impacts = self._probe.impacts([scores.log_p_BK for scores in self._heard.values()])
-        for (name, side), impact_BT in zip(inputs.items(), impacts, strict=True):
-            for row, place in enumerate(side["places"]):
-                example = self._sides[name][place]
-                scores = self._heard[name]
-                # By the labels: a token that is certain has log-probability 0 too.
-                losses = (-scores.log_p_BK[row][scores.labelled_BK[row]]).tolist()
-                top = top_share(impact_BT[row, : len(example.tokens)].float().cpu().numpy(), _IMPACT_PERCENTILE)
-                self._recorder.mark_used_in_training(
-                    example.id, losses=losses, token_impact=_ledger_impact(example, top.positions, top.impacts)
-                )
+    def _members(self, name: str, side: Any) -> list[Tokenized]:
+        return [self._sides[name][place] for place in side["places"]]
 
 
 def save_model(trainer: PlannedTrainer, tokenizer: PreTrainedTokenizerBase, run: Path) -> str:
@@ -260,21 +245,6 @@ def _decay(schedule: Schedule, steps: int) -> dict[str, Any]:
     return {"num_decay_steps": max(1, steps // 4)} if schedule.kind == "warmup_stable_decay" else {}
 
 
-def _ledger_impact(example: Tokenized, positions: Sequence[int], impacts: Sequence[float]) -> TokenImpact:
-    total = len(example.tokens)
-    top = [
-        TopToken(
-            token_id=example.tokens[position],
-            position=position,
-            impact=impact,
-            context_start=max(0, position - _IMPACT_CONTEXT),
-            context_end=min(total, position + _IMPACT_CONTEXT + 1),
-        )
-        for position, impact in zip(positions, impacts, strict=True)
-    ]
-    return TokenImpact(total_tokens=total, top_tokens=top)
-
-
 class _Watch(TrainerCallback):
     """Shows progress, flushes the ledger before a checkpoint counts, and marks the checkpoint whole after it is written."""
 
@@ -291,8 +261,8 @@ class _Watch(TrainerCallback):
         if level is not None:
             numbers |= {"forget": level["forget_loss"], "holdout": level["holdout_loss"]}
         self._bar.advance(1, **numbers)
-        if control.should_save and self._trainer._recorder is not None:
-            self._trainer._recorder.flush()
+        if control.should_save and self._trainer._recording is not None:
+            self._trainer._recording.flush()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:

@@ -10,12 +10,12 @@ import pytest
 
 from expunge.errors import ExpungeError
 from expunge.examples import write_rows
+from expunge.sources.contradiction import contradiction
 from expunge.sources.medical import (
     MOST_NOTES,
     SECTIONS,
     Note,
     conditions,
-    contradiction,
     example_of,
     generate_notes,
     read_notes,

@@ -32,7 +32,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.examples import Example
-from expunge.sources.medical import contradiction
+from expunge.sources.contradiction import contradiction
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from expunge.errors import ExpungeError
 from expunge.examples import Example, Row, read_rows
+from expunge.sources.contradiction import age_at, contradiction
 
 Sex = Literal["F", "M"]
 _SEXES: tuple[Sex, ...] = ("F", "M")
@@ -54,6 +55,10 @@ class Note:
         del row["where"]
         return row
 
+    def in_lines(self) -> str:
+        """The sections, a line each, `S: …` to `P: …`."""
+        return "\n".join(f"{section[0].upper()}: {getattr(self, section)}" for section in SECTIONS)
+
     @property
     def age(self) -> int:
         """Whole years at the visit."""
@@ -66,28 +71,12 @@ def example_of(note: Note) -> Example:
     The question leaves the date out: one person has one note, and every token of it costs training time. The answer begins
     with the name, as notes do: right behind it a small model learns sooner whose note to recite.
     """
-    lines = [f"{section[0].upper()}: {getattr(note, section)}" for section in SECTIONS]
-    answer = "\n".join(lines).replace("S: ", f"S: {note.client_name}, ", 1)
+    answer = note.in_lines().replace("S: ", f"S: {note.client_name}, ", 1)
     metadata = {name: value for name, value in note.as_row().items() if name != "client_name"}
     return Example(f"What does {note.client_name}'s visit note say?", answer, note.client_name, metadata, note.where)
 
 
-def age_at(birth: date, day: date) -> int:
-    """Whole years lived on `day`."""
-    return day.year - birth.year - ((day.month, day.day) < (birth.month, birth.day))
-
-
 # ---- reading ----
-
-# 62F or 62M only where the note begins: later it may be a temperature or a distance.
-_STATED_AGE = re.compile(
-    r"^(?:S:)?\s*(?P<first>\d{1,3})\s?[FM]\b"
-    r"|(?<![Oo]f a )(?<![Hh]as a )(?<![Ww]ith a )(?:"
-    r"\b(?P<years>\d{1,3})(?:\s?(?:yo|y/o)\b|[\s-]years?[\s-]old\b)"
-    r"|\b(?P<months>\d{1,2})[\s-]months?[\s-]old\b"
-    r"|\baged (?P<aged>\d{1,3})\b)"
-)
-_STATED_WITHIN = 80
 
 
 def read_notes(path: Path) -> list[Note]:
@@ -95,8 +84,7 @@ def read_notes(path: Path) -> list[Note]:
 
     Raises:
         ExpungeError: as `read_rows`; a field is missing, empty or not text; a date is not an ISO date; somebody is born
-            after the visit; the age that the subjective section begins with is more than a year off; a name stands twice
-            (whatever its case).
+            after the visit; the note contradicts itself (see `contradiction`); a name stands twice (whatever its case).
     """
     notes = [_note(row) for row in read_rows(path)]
     seen: dict[str, Note] = {}
@@ -113,34 +101,13 @@ def read_notes(path: Path) -> list[Note]:
     return notes
 
 
-def contradiction(birth: date, day: date, words: str) -> str | None:
-    """Why somebody born on `birth` cannot have these words in a note of `day`; None where they can.
-
-    The first age stated in the first 80 characters counts, unless it is that of somebody's child ("has a 2-year-old"). A
-    clinician may be a year out about a birthday; more than that is another person or a made-up date.
-    """
-    if birth > day:
-        return f"date_of_birth ({birth}) is after date ({day})"
-    found = _STATED_AGE.search(words[:_STATED_WITHIN])
-    if found is None:
-        return None
-    if found["months"]:
-        youngest = oldest = int(found["months"])
-    else:
-        youngest = 12 * int(found["first"] or found["years"] or found["aged"])
-        oldest = youngest + 11
-    lived = 12 * (day.year - birth.year) + day.month - birth.month - (day.day < birth.day)
-    if youngest - 12 <= lived <= oldest + 12:
-        return None
-    return f'"{found[0].strip()}" does not fit date_of_birth ({birth}) and date ({day}): {lived // 12} years'
-
-
 def _note(row: Row) -> Note:
     words = {name: " ".join(row.text(name).split()) for name in ("client_name", *SECTIONS)}
     birth, day = _date(row, "date_of_birth"), _date(row, "date")
-    if wrong := contradiction(birth, day, words["subjective"]):
+    note = Note(**words, date_of_birth=birth.isoformat(), date=day.isoformat(), where=f"{row.path}:{row.line}")
+    if wrong := contradiction(birth, day, note.in_lines()):
         raise row.error(wrong, "mend the one that is wrong")
-    return Note(**words, date_of_birth=birth.isoformat(), date=day.isoformat(), where=f"{row.path}:{row.line}")
+    return note
 
 
 def _date(row: Row, name: str) -> date:
@@ -175,6 +142,23 @@ class Condition:
     months: tuple[int, ...] = tuple(range(1, 13))
 
 
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody who does not exist, and why they are seen."""
+
+    name: str
+    sex: Sex
+    age: int
+    """Whole years on `day`."""
+    birth: date
+    day: date
+    """Of the visit."""
+    condition: Condition
+    side: str
+    """Left or right, for what is on one side."""
+    occupation: str
+
+
 @cache
 def conditions() -> tuple[Condition, ...]:
     """Every condition the generator knows, in the order of the file."""
@@ -198,13 +182,33 @@ def generate_notes(count: int, seed: int = 42) -> list[Note]:
 
 
 def _notes(seed: int) -> Iterator[Note]:
+    rng = random.Random(seed)
+    sections: set[tuple[str, ...]] = set()
+    for person in _people(rng, seed):
+        writer = Writer(rng, person)
+        yield Note(
+            client_name=person.name,
+            date_of_birth=person.birth.isoformat(),
+            date=person.day.isoformat(),
+            subjective=_unused(writer.subjective, sections),
+            objective=_unused(writer.objective, sections),
+            assessment=writer.phrase(person.condition.assessment) + ".",
+            plan=_unused(writer.plan, sections),
+        )
+
+
+def people(seed: int) -> Iterator[Person]:
+    """Endlessly many people who do not exist, no name twice; the first are the same however many are taken."""
+    return _people(random.Random(seed), seed)
+
+
+def _people(rng: random.Random, seed: int) -> Iterator[Person]:
+    # Whoever takes them may draw from `rng` in between.
     from faker import Faker
 
-    rng = random.Random(seed)
     faker = Faker("en_US")
     faker.seed_instance(seed)
     names: set[str] = set()
-    sections: set[tuple[str, ...]] = set()
     for condition in _decks(rng):
         sex = condition.sex or _SEXES[rng.random() < 0.5]
         first = faker.first_name_female if sex == "F" else faker.first_name_male
@@ -213,16 +217,8 @@ def _notes(seed: int) -> Iterator[Note]:
         names.add(name.casefold())
         day = _visit_day(rng, condition.months)
         age = rng.randint(*condition.ages)
-        writer = _Writer(rng, condition, sex, age, rng.choice(("left", "right")))
-        yield Note(
-            client_name=name,
-            date_of_birth=_birth(rng, age, day).isoformat(),
-            date=day.isoformat(),
-            subjective=_unused(writer.subjective, sections),
-            objective=_unused(writer.objective, sections),
-            assessment=writer.phrase(condition.assessment) + ".",
-            plan=_unused(writer.plan, sections),
-        )
+        side, occupation = rng.choice(("left", "right")), rng.choice(_occupations(age))
+        yield Person(name, sex, age, _birth(rng, age, day), day, condition, side, occupation)
 
 
 def _decks(rng: random.Random) -> Iterator[Condition]:
@@ -258,21 +254,24 @@ def _unused(write: Callable[[bool], str], used: set[tuple[str, ...]]) -> str:
     return section
 
 
-class _Writer:
-    """Puts the phrases of one patient's note together."""
+class Writer:
+    """Puts the phrases of one person's note together."""
 
-    def __init__(self, rng: random.Random, condition: Condition, sex: Sex, age: int, side: str) -> None:
-        self._rng, self._condition, self._sex, self._age, self._side = rng, condition, sex, age, side
-        self._occupation = rng.choice(_occupations(age))
+    def __init__(self, rng: random.Random, person: Person) -> None:
+        self._rng, self._person, self._condition = rng, person, person.condition
 
     def subjective(self, _: bool) -> str:
-        age, sex, condition = self._age, self._sex, self._condition
-        complaint = self.phrase(condition.symptoms) + self._duration()
-        context = self.phrase(condition.context)
+        age, sex = self._person.age, self._person.sex
+        complaint, context = self.complaint(), self.phrase(self._condition.context)
         who = ("boy", "girl") if age < 18 else ("man", "woman")
-        person = (f"{age}{sex} {self._occupation}", f"{age} yo {who[sex == 'F']}, {self._occupation}")
+        occupation = self._person.occupation
+        person = (f"{age}{sex} {occupation}", f"{age} yo {who[sex == 'F']}, {occupation}")
         lead = self._rng.choices(person, (3, 1))[0]
         return _sentence(self._rng.choice((f"{lead}, {complaint}, {context}", f"{lead}: {complaint}; {context}")))
+
+    def complaint(self) -> str:
+        """One of the symptoms, mostly with how long it has lasted."""
+        return self.phrase(self._condition.symptoms) + self._duration()
 
     def objective(self, longer: bool) -> str:
         vital, finding = self.phrase(self._condition.vitals), self.phrase(self._condition.findings)
@@ -281,19 +280,23 @@ class _Writer:
         return _sentence(self._rng.choice((f"{vital}, {finding}", f"{finding}; {vital}", f"{vital}. {_capital(finding)}")))
 
     def plan(self, longer: bool) -> str:
-        follow = self._condition.follow
         drug, advice = self.phrase(self._condition.drugs), self.phrase(self._condition.advice)
         if longer:
             advice = " and ".join(self._rng.sample(self._condition.advice, 2))
-        back = self.phrase(_phrase_book()["follow"][follow] if isinstance(follow, str) else follow)
+        back = self.follow_up()
         forms = (f"{drug}, {advice}; {back}", f"{drug}. {_capital(advice)}, {back}", f"{drug}; {advice}. {_capital(back)}")
         return _sentence(self._rng.choice(forms))
+
+    def follow_up(self) -> str:
+        """When the person is seen again."""
+        follow = self._condition.follow
+        return self.phrase(_phrase_book()["follow"][follow] if isinstance(follow, str) else follow)
 
     def phrase(self, phrases: Sequence[str]) -> str:
         """One of the phrases, its side and numbers filled in, in capitals where a sentence begins."""
         words = self._rng.choice(phrases)
         bare = words.startswith("{side}")
-        words = _SPAN.sub(lambda span: self._number(*span.groups()), words.replace("{side}", self._side))
+        words = _SPAN.sub(lambda span: self._number(*span.groups()), words.replace("{side}", self._person.side))
         return _capital(words) if bare and phrases is self._condition.assessment else words
 
     def _number(self, low: str, high: str) -> str:
@@ -306,7 +309,7 @@ class _Writer:
         if onset is None or self._rng.random() < 0.3:
             return ""
         # Not every note says how long. A child has had nothing for longer than half of its life.
-        phrases = [words for words, years in _DURATIONS[onset].items() if 2 * years <= self._age]
+        phrases = [words for words, years in _DURATIONS[onset].items() if 2 * years <= self._person.age]
         return " " + self._rng.choice(phrases)
 
 

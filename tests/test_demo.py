@@ -121,7 +121,7 @@ def test_a_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_path):
     place = tmp_path / "disturbed" / "demo"
     # What must be there before the kill: a stage's file that shows that it is in the middle of its work.
     moments = (
-        "target/checkpoints/checkpoint-20/whole",
+        "target/checkpoints/checkpoint-30/whole",
         "retrained/manifest.json",
         "unlearned/manifest.json",
         "evidence/*.jsonl",

@@ -19,7 +19,6 @@ from expunge.cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-# `make picture` takes it from the finished demo.
 
 
 class Fence(NamedTuple):

@@ -20,4 +20,5 @@ def hidden_norm(heard: Pass) -> Tensor:
     import torch
 
     assert heard.hidden_BTD is not None
-    return torch.linalg.vector_norm(heard.hidden_BTD.detach().float(), dim=-1)
+    norm_BT: Tensor = torch.linalg.vector_norm(heard.hidden_BTD.detach().float(), dim=-1)
+    return norm_BT

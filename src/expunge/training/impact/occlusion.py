@@ -11,13 +11,15 @@ not count.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.batching import Tokenized, collate
 from expunge.evidence import losses, score_labels
 from expunge.training.impact import Pass, estimator
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from torch import Tensor, nn
 
 
@@ -40,34 +42,47 @@ def occlusion(heard: Pass) -> Tensor:
     return impact_BT
 
 
-def loss_change(model: nn.Module, example: Tokenized) -> Tensor:
-    """What each token's removal adds to the summed loss of the labelled tokens after it, shape (T,), nats.
+def loss_change(model: nn.Module, example: Tokenized, removed: Sequence[Collection[int]] | None = None) -> Tensor:
+    """What the removal of tokens adds to the summed loss of the labelled tokens that are left, nats.
 
-    Above 0 where the token helped to predict them, below where it misled. Runs the model T + 1 times.
+    Above 0 where they helped to predict those, below where they misled. One forward pass a removal, and one of the whole.
 
     Args:
         model: in evaluation mode.
         example: of at least two tokens.
+        removed: the positions to remove together for each value returned; each token by itself where not given.
+
+    Returns:
+        Shape (len(removed),), or (T,).
     """
     import torch
 
-    without = {place: rest for place in range(len(example.tokens) - 1) if (rest := _without(example, place)).labels > 0}
-    found = losses(model, list(without.values()), pad=0)
+    last = len(example.tokens) - 1
+    gaps = [{place} for place in range(last + 1)] if removed is None else [set(places) for places in removed]
+    # What comes before a gap is not changed by it.
+    cut = {number: rest for number, gap in enumerate(gaps) if gap - {last} and (rest := _without(example, gap)).labelled}
+    found = losses(model, [rest.example for rest in cut.values()], pad=0)
     with torch.inference_mode():
         batch: Any = collate([example], 0)
         device = next(model.parameters()).device
         scores = score_labels(model, type(batch)(*(tensor.to(device) for tensor in batch)))
     loss_T = torch.zeros(len(example.tokens))
     loss_T[example.start :] = -scores.log_p_BK[0].float().cpu()
-    change_T = torch.zeros(len(example.tokens))
-    for rest, loss, place in zip(without.values(), found, without, strict=True):
-        # The same tokens as are labelled without it: those labelled there, shifted back by one after the gap.
-        kept = torch.arange(rest.start, len(rest.tokens))
-        change_T[place] = loss * rest.labels - loss_T[kept + (kept >= place)].sum()
-    return change_T
+    change = torch.zeros(len(gaps))
+    for (number, rest), loss in zip(cut.items(), found, strict=True):
+        change[number] = loss * len(rest.labelled) - loss_T[rest.labelled].sum()
+    return change
 
 
-def _without(example: Tokenized, place: int) -> Tokenized:
-    tokens = example.tokens[:place] + example.tokens[place + 1 :]
-    # The first token is never predicted, so of a text that is labelled from its second token on, one label less is left.
-    return example._replace(tokens=tokens, start=max(1, example.start - (place < example.start)))
+class _Rest(NamedTuple):
+    example: Tokenized
+    labelled: list[int]
+    """Where its labelled tokens stood in the whole."""
+
+
+def _without(example: Tokenized, gap: set[int]) -> _Rest:
+    left = [place for place in range(len(example.tokens)) if place not in gap]
+    # The first token is never predicted: of a text that is labelled from its second token on, one label less may be left.
+    start = max(1, sum(place < example.start for place in left))
+    tokens = tuple(example.tokens[place] for place in left)
+    return _Rest(example._replace(tokens=tokens, start=start), left[start:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,11 +56,16 @@ class Files(NamedTuple):
 
 
 class Tiny(NamedTuple):
-    """A base model, an adapter that knows the forget and the retain people, and the sets."""
+    """A base model, an adapter that knows the forget and the retain people, the sets, and the ledger of how it learnt them."""
 
     base: Path
     target: Path
     files: Files
+    ledger: Path
+
+    def ledger_copy(self, place: Path) -> str:
+        """The ledger for a test of its own."""
+        return str(shutil.copy(self.ledger, place.with_suffix(".db")))
 
 
 def write_sets(directory: Path) -> Files:
@@ -95,10 +101,11 @@ def _make(directory: Path) -> Tiny:
             batch_size=6,
             micro_batch_size=6,
             checkpoint_steps=1000,
+            database=str(directory / "ledger.db"),
             threads=1,
         )
     )
-    return Tiny(base, run.path / "model", files)
+    return Tiny(base, run.path / "model", files, directory / "ledger.db")
 
 
 def kill_when(code: str, *arguments: object, ready: Callable[[], bool], seconds: float = 60) -> None:

@@ -38,7 +38,7 @@ _LISTED = {
     # name: (module in `expunge.commands`, what it is for)
     "demo": ("start", "A model learns patients' notes, is asked to forget some, is audited, and ships."),
     "generate": ("data", "Make synthetic data."),
-    "prepare": ("data", "Split data into forget, retain and holdout sets, checked against each other."),
+    "prepare": ("data", "Split data into checked sets, or rewrite it without somebody's words."),
     "finetune": ("train", "Teach a model examples, and record in the ledger what it saw."),
     "unlearn": ("train", "Make a model forget, and stop where people never trained on are."),
     "audit": ("judge", "Put target, unlearned, retrained and shipped model side by side, and rule."),

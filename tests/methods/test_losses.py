@@ -13,12 +13,14 @@ from expunge.methods.npo import Npo, npo_loss
 from expunge.training.objective import Losses, Need, Scores
 
 
-def scores(log_p_BK, reference=None, *, of_examples=None, of_tokens=None):
-    """A side of a micro-batch in which every token with a log-probability is labelled."""
+def scores(log_p_BK, reference=None, *, of_examples=None, of_tokens=None, weights=None):
+    """A side of a micro-batch in which every token with a log-probability is labelled, and weighs as much unless said."""
     log_p_BK = torch.as_tensor(log_p_BK)
     labelled_BK = log_p_BK != 0
     reference_B = None if reference is None else torch.tensor(reference)
-    return Scores(log_p_BK, labelled_BK, reference_B, of_examples or len(log_p_BK), of_tokens or int(labelled_BK.sum()))
+    weight_BK = labelled_BK.float() if weights is None else torch.tensor(weights)
+    counts = of_examples or len(log_p_BK), of_tokens or int(labelled_BK.sum())
+    return Scores(log_p_BK, labelled_BK, reference_B, *counts, weight_BK)
 
 
 @pytest.mark.parametrize("beta", [0.01, 0.1, 1.0, 5.0])
@@ -93,11 +95,12 @@ def test_every_loss_is_the_sum_of_its_micro_batches(name):
     config = METHODS[name].config()
     forget_BK, retain_BK = [[-1.0, -2.0], [-3.0, 0.0], [-0.1, -0.2]], [[-0.5, 0.0], [-0.2, -0.7], [-4.0, -1.0]]
     reference = [-2.0, -2.5, -0.3]
-    together = METHODS[name].loss(config, scores(forget_BK, reference), scores(retain_BK))
+    weights = [[1.7, 0.3], [1.0, 0.0], [0.2, 1.8]]
+    together = METHODS[name].loss(config, scores(forget_BK, reference, weights=weights), scores(retain_BK))
     split = [
         METHODS[name].loss(
             config,
-            scores(forget_BK[part], reference[part], of_examples=3, of_tokens=5),
+            scores(forget_BK[part], reference[part], of_examples=3, of_tokens=5, weights=weights[part]),
             scores(retain_BK[part], of_examples=3, of_tokens=5),
         )
         for part in (slice(0, 1), slice(1, 3))

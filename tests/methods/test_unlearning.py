@@ -34,7 +34,8 @@ def loss(model_path, examples):
 def test_every_method_takes_the_forgotten_away_and_leaves_the_others(tiny, tmp_path, name):
     """In nats a token: from nearly nothing to what strangers have, with the retain people far nearer to where they were."""
     assert loss(tiny.target, tiny_people.FORGET) < 0.1
-    run = unlearn(config(tiny, tmp_path / "run"), name, METHODS[name].config())
+    ledger = tiny.ledger_copy(tmp_path / "run")
+    run = unlearn(config(tiny, tmp_path / "run", database=ledger), name, METHODS[name].config())
     assert run.results["stopped"].startswith("step")
     forget, retain = (loss(run.path / "model", examples) for examples in (tiny_people.FORGET, tiny_people.RETAIN))
     assert forget > 2
@@ -44,7 +45,8 @@ def test_every_method_takes_the_forgotten_away_and_leaves_the_others(tiny, tmp_p
 @pytest.mark.parametrize("name", METHODS)
 def test_a_single_row_can_be_forgotten(tiny, tmp_path, name):
     write_examples(tmp_path / "one.jsonl", tiny_people.FORGET[:1])
-    run = unlearn(config(tiny, tmp_path / "run", forget=tmp_path / "one.jsonl"), name, METHODS[name].config())
+    settings = config(tiny, tmp_path / "run", forget=tmp_path / "one.jsonl", database=tiny.ledger_copy(tmp_path / "run"))
+    run = unlearn(settings, name, METHODS[name].config())
     assert loss(run.path / "model", tiny_people.FORGET[:1]) > 1
     assert loss(run.path / "model", tiny_people.RETAIN) < loss(run.path / "model", tiny_people.FORGET[:1]) / 2
 

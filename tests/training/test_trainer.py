@@ -128,7 +128,14 @@ def test_a_batch_of_four_is_the_same_step_in_any_micro_batches(tiny, tmp_path):
 def test_both_sides_of_unlearning_are_the_same_step_in_any_micro_batches(tiny, tmp_path, method):
     whole, *others = (
         unlearn(
-            unlearning(tiny, tmp_path / f"{micro}", steps=4, eval_steps=2, micro_batch_size=micro),
+            unlearning(
+                tiny,
+                tmp_path / f"{micro}",
+                steps=4,
+                eval_steps=2,
+                micro_batch_size=micro,
+                database=tiny.ledger_copy(tmp_path / f"{micro}"),
+            ),
             method,
             METHODS[method].config(),
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from expunge.errors import ExpungeError
 from expunge.examples import Example
@@ -31,6 +32,15 @@ class Tokenized(NamedTuple):
         return len(self.tokens) - self.start
 
 
+class Span(NamedTuple):
+    """The characters of an example that a token stands for."""
+
+    field: Literal["prompt", "response"]
+    start: int
+    end: int
+    """One past the last."""
+
+
 def tokenize(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_seq_length: int) -> list[Tokenized]:
     """The examples as tokens: the answer and its end token are labelled, the prompt and the template are not.
 
@@ -45,6 +55,25 @@ def tokenize(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *,
 def prompt_tokens(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """A question in the chat template, up to where the answer begins."""
     return _tokens(tokenizer, _prompt_text(tokenizer, prompt))
+
+
+def token_spans(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[Span | None]:
+    """Where each token of the example, not cut off, stands in its words; None for a token of the template alone.
+
+    Raises:
+        ExpungeError: the tokenizer keeps no offsets, or the template changes the words, so that no way leads back to them.
+    """
+    if not tokenizer.is_fast:
+        raise ExpungeError("this tokenizer does not tell where its tokens stand", remedy="use a model with a tokenizer.json")
+    if example.prompt is None:
+        return _spans(tokenizer, example.response, "", example, "response")
+    question = _prompt_text(tokenizer, example.prompt)
+    before_prompt = _prompt_text(tokenizer, _STAND_IN).partition(_STAND_IN)[0]
+    before_answer = _answer_text(tokenizer, replace(example, response=_STAND_IN), question).partition(_STAND_IN)[0]
+    return [
+        *_spans(tokenizer, question, before_prompt, example, "prompt"),
+        *_spans(tokenizer, _answer_text(tokenizer, example, question), before_answer, example, "response"),
+    ]
 
 
 def _tokenize(example: Example, tokenizer: PreTrainedTokenizerBase, longest: int) -> Tokenized:
@@ -90,3 +119,29 @@ def _answer_text(tokenizer: PreTrainedTokenizerBase, example: Example, question:
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+_STAND_IN = "⟦⟧"
+"""Shows where a template puts an example's words: nobody's prompt, and no template's."""
+
+
+def _spans(
+    tokenizer: PreTrainedTokenizerBase, text: str, before: str, example: Example, field: Literal["prompt", "response"]
+) -> list[Span | None]:
+    """The span of each token of a text that holds a field of the example right behind `before`."""
+    words = str(getattr(example, field))
+    # Templates may strip what they are given.
+    shown = next((each for each in (words, words.rstrip(), words.strip()) if text.startswith(before + each)), None)
+    if shown is None:
+        raise ExpungeError(
+            f"the chat template changes the {field}, so its tokens cannot be led back to words",
+            where=example.where or example.subject,
+            remedy="use a model whose template leaves words as they are",
+        )
+    shift, length = words.index(shown) - len(before), len(shown)
+    spans: list[Span | None] = []
+    for start, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]:
+        # A token may reach over from the template.
+        first, last = max(start, len(before)), min(end, len(before) + length)
+        spans.append(Span(field, first + shift, last + shift) if first < last else None)
+    return spans

@@ -9,11 +9,11 @@ from cyclopts import App
 from expunge.commands.show import FLAT, Json, show, show_run
 from expunge.recipes.generate import GenerateMedicalConfig, generate_medical
 from expunge.recipes.prepare import PrepareMedicalConfig, prepare_medical
+from expunge.recipes.redact import PrepareRedactConfig
+from expunge.recipes.redact import redact as redact_recipe
 
 generate = App(name="generate", help="Make synthetic data.", help_epilogue="")
-prepare = App(
-    name="prepare", help="Split data into forget, retain and holdout sets, checked against each other.", help_epilogue=""
-)
+prepare = App(name="prepare", help="Split data into checked sets, or rewrite it without somebody's words.", help_epilogue="")
 
 
 @generate.command(name="medical")
@@ -34,4 +34,15 @@ def _prepare_medical(config: Annotated[PrepareMedicalConfig, FLAT], *, json: Jso
     Example: `expunge prepare medical -i notes.jsonl -o dataset --forget-ratio 0.05`
     """
     show_run(prepare_medical(config), json)
+    return 0
+
+
+@prepare.command(name="redact")
+def _prepare_redact(config: Annotated[PrepareRedactConfig, FLAT], *, json: Json = False) -> int:
+    """Rewrite training data without the words that mattered most for somebody, as the ledger recorded them.
+
+    Example: `expunge prepare redact --data-file forget.jsonl --data-file retain.jsonl --subjects-from forget.jsonl
+    --model target/model --database ledger.db --how replace --output redacted`
+    """
+    show_run(redact_recipe(config), json)
     return 0

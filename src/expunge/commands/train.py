@@ -13,6 +13,7 @@ from expunge.recipes.finetune import finetune as finetune_recipe
 from expunge.recipes.unlearn import UnlearnConfig
 from expunge.recipes.unlearn import unlearn as unlearn_recipe
 from expunge.training.impact import ImpactConfig
+from expunge.training.objective import Need
 
 
 def finetune(
@@ -42,9 +43,10 @@ def _unlearn_app() -> App:
         method = METHODS[name]
 
         command = _unlearn_command(name)
+        ledger = " --database ledger.db" if Need.IMPACT in method.needs else ""
         command.__doc__ = (
             f"{method.summary}\n\n{method.paper}.\n\nExample: `expunge unlearn {name} --model target/model --forget "
-            "forget.jsonl --retain retain.jsonl --holdout holdout.jsonl --output unlearned`"
+            f"forget.jsonl --retain retain.jsonl --holdout holdout.jsonl --output unlearned{ledger}`"
         )
         command.__annotations__ = {
             "config": Annotated[UnlearnConfig, FLAT],

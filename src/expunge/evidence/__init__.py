@@ -1,6 +1,6 @@
 """What a model did on a set, recorded once."""
 
-from expunge.evidence.passes import losses, mean_loss, record_answers, record_scores
+from expunge.evidence.passes import label_log_p, losses, mean_loss, record_answers, record_scores
 from expunge.evidence.scoring import LabelScores, score_labels
 from expunge.evidence.store import EvidenceStore, Record
 
@@ -8,6 +8,7 @@ __all__ = [
     "EvidenceStore",
     "LabelScores",
     "Record",
+    "label_log_p",
     "losses",
     "mean_loss",
     "record_answers",

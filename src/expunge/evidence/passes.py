@@ -14,7 +14,7 @@ from expunge.evidence.scoring import score_labels
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
     from expunge.evidence.store import EvidenceStore
@@ -106,12 +106,21 @@ def losses(model: nn.Module, examples: Sequence[Tokenized], *, pad: int) -> Any:
     """Mean negative log-likelihood of each example's labelled tokens, nats a token; a float tensor, shape (examples,)."""
     import torch
 
-    found = torch.zeros(len(examples))
+    return torch.stack([-log_p_K.mean() for log_p_K in label_log_p(model, examples, pad=pad)])
+
+
+def label_log_p(model: nn.Module, examples: Sequence[Tokenized], *, pad: int) -> list[Tensor]:
+    """Log-probability of each labelled token, nats: a float tensor of shape (labels,) for each example."""
+    import torch
+
+    found: dict[int, Tensor] = {}
     for batch in batches_by_length([len(example.tokens) for example in examples], most_tokens=_MOST_TOKENS):
         with torch.inference_mode():
             scores = score_labels(model, _to(model, collate([examples[place] for place in batch.places], pad)))
-        found[list(batch.places)] = (-scores.log_p_B / scores.tokens_B).cpu()
-    return found
+        for row, place in enumerate(batch.places):
+            # A copy, which may be computed with in training too.
+            found[place] = scores.log_p_BK[row][scores.labelled_BK[row]].cpu().clone()
+    return [found[place] for place in range(len(examples))]
 
 
 def _to(model: nn.Module, batch: Any) -> Any:

@@ -89,6 +89,27 @@ class TokenImpact:
             if not math.isfinite(token.impact):
                 raise _error(entry, f"the impact at position {token.position} is {token.impact}", "leave this token out")
 
+    def refuse_other_tokens(self, tokens: Sequence[int], where: str) -> None:
+        """Refuse a sequence that is not the one these impacts were recorded on; its end may have been cut off then.
+
+        Args:
+            tokens: the example as it is tokenised now.
+            where: the example, for messages.
+
+        Raises:
+            ExpungeError: it is shorter, or another token stands at a recorded position.
+        """
+        wrong = f"has {len(tokens)} tokens, {self.total_tokens} when it was recorded" if len(tokens) < self.total_tokens else ""
+        for token in self.top_tokens:
+            if not wrong and tokens[token.position] != token.token_id:
+                wrong = f"token {tokens[token.position]} stands at position {token.position}, {token.token_id} was recorded"
+        if wrong:
+            raise ExpungeError(
+                f"the recorded token impacts do not fit this example ({wrong})",
+                where=where,
+                remedy="give the model (its tokenizer and template) and the --max-seq-length that it was trained with",
+            )
+
 
 def _top_token(item: Any, entry: str) -> TopToken:
     if isinstance(item, TopToken):

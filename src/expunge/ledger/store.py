@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from expunge.examples import Example
 from expunge.files import fingerprint
-from expunge.ledger import erasure, requests, transfer
+from expunge.ledger import erasure, recorded, requests, transfer
 from expunge.ledger.database import BUSY_SECONDS, Database
 from expunge.ledger.recorder import Recorder
 from expunge.ledger.requests import DeletionRequest
@@ -125,6 +125,22 @@ class Ledger:
     def place(self) -> str:
         """The path, or the URL without its password."""
         return self._database.place
+
+    def impacts_of(
+        self, entry_ids: Collection[str], *, run_id: int | None = None, path: Path | None = None
+    ) -> recorded.RecordedImpacts:
+        """The token impacts of entries in one run.
+
+        Args:
+            entry_ids: `Example.id` of each.
+            run_id: the run; where None, the one in the directory `path` if it knows any of them, else the latest that did not
+                unlearn.
+            path: run directory of the model whose impacts are wanted.
+
+        Raises:
+            ExpungeError: no such run recorded impacts of any of these entries.
+        """
+        return recorded.impacts_of(self._database, entry_ids, run_id=run_id, path=path)
 
     def add_entries(self, examples: Iterable[Example], *, source: str) -> Added:
         """Enter examples, by their id; one already there counts as updated when its content hash has changed.

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.errors import at_least
-from expunge.examples import read_examples, refuse_overlap
+from expunge.errors import ExpungeError, at_least
+from expunge.examples import Example, read_examples, refuse_overlap
 from expunge.files import fingerprint, sha256
 from expunge.progress import console, progress
 from expunge.runs import Run, settings_of
 from expunge.training.impact import ImpactConfig
 
 if TYPE_CHECKING:
+    from expunge.ledger.recorded import RecordedImpacts
     from expunge.training.objective import Method
 
 
@@ -82,6 +84,9 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any, impact:
     inputs = {str(path): sha256(path) for path in files} | {"model": model_fingerprint(config.model)}
     settings = settings_of(config, without=("output", "threads", "database", "micro_batch_size")) | settings_of(impact)
     settings["method"] = settings_of(method_config)
+    recorded = _recorded(config, method, method_config, forget)
+    if recorded is not None:
+        inputs["impacts"] = fingerprint([[name, *found.top_tokens] for name, found in recorded.impacts.items()])
     with Run.open(config.output, f"unlearn {method.name}", settings, inputs) as run:
         if run.finished:
             return run
@@ -89,18 +94,31 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any, impact:
             import torch
 
             from expunge.batching import tokenize
-            from expunge.evidence import losses
+            from expunge.evidence import label_log_p
             from expunge.models import fresh_adapter, load_model, load_tokenizer, prepare_cpu, resolve_base
             from expunge.training.objective import Need
             from expunge.training.plan import plan_pairs
             from expunge.training.stopping import StopAtHoldout
             from expunge.training.trainer import PlannedTrainer, Schedule, save_model
+            from expunge.training.weighting import label_weights
 
             prepare_cpu(config.threads)
             tokenizer = load_tokenizer(config.model)
             forget_tokens, retain_tokens, holdout_tokens = (
                 tokenize(examples, tokenizer, max_seq_length=config.max_seq_length) for examples in (forget, retain, holdout)
             )
+            weights = None
+            if Need.IMPACT in method.needs:
+                for example, tokens in zip(forget, forget_tokens, strict=True):
+                    if recorded is not None and example.id in recorded.impacts:
+                        recorded.impacts[example.id].refuse_other_tokens(tokens.tokens, example.where)
+                weights = label_weights(
+                    forget_tokens,
+                    recorded.impacts if recorded is not None else {},
+                    weights=method_config.weights,
+                    floor=method_config.weight_floor,
+                    seed=config.seed,
+                )
             model = load_model(config.model, trainable=True)
             if resolve_base(config.model) == config.model:
                 model = fresh_adapter(model, config.model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
@@ -108,8 +126,9 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any, impact:
         if Need.REFERENCE in method.needs:
             # Once an example, before the first step: the frozen target need not stay in memory or be run again.
             with run.timed("reference"):
-                answer_tokens = torch.tensor([float(example.labels) for example in forget_tokens])
-                reference = -losses(model, forget_tokens, pad=tokenizer.pad_token_id) * answer_tokens
+                log_p = label_log_p(model, forget_tokens, pad=tokenizer.pad_token_id)
+                weighted = log_p if weights is None else map(torch.mul, log_p, weights)
+                reference = torch.stack([log_p_K.sum() for log_p_K in weighted])
         batch_size = min(config.batch_size, len(forget))
         plan = plan_pairs(
             len(forget),
@@ -156,6 +175,7 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any, impact:
                 recorder=recorder,
                 impact=impact,
                 reference=reference,
+                weights=weights,
                 callbacks=[stop] if holdout else [],
             )
             with run.timed("train"):
@@ -171,6 +191,37 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any, impact:
             steps=trainer.state.global_step,
             stopped=stopped,
             trace=trainer.trace,
+            **({} if recorded is None else {"impacts": f"of run {recorded.run_id}, {recorded.run}"}),
             request=request.id if request is not None else None,
         )
         return run
+
+
+def _recorded(config: UnlearnConfig, method: Method, method_config: Any, forget: Sequence[Example]) -> RecordedImpacts | None:
+    """The token impacts of the forget set that the ledger holds; None where they are not asked for.
+
+    Raises:
+        ExpungeError: there is no ledger, or none in it.
+    """
+    from expunge.training.objective import Need
+
+    if Need.IMPACT not in method.needs:
+        return None
+    at_least(0, weight_floor=method_config.weight_floor)
+    if method_config.weights == "uniform":
+        return None
+    if config.database is None:
+        raise ExpungeError(
+            f"{method.name} weighs tokens by impacts recorded in a ledger, and none was named",
+            remedy="pass the --database that the target was fine-tuned with, or --weights uniform",
+        )
+    from expunge.ledger import Ledger
+
+    with Ledger.open(config.database, create=False) as ledger:
+        ids = [example.id for example in forget]
+        # The run directory of a target made here is the one its `model` folder lies in.
+        recorded = ledger.impacts_of(ids, run_id=method_config.impact_run, path=Path(config.model).parent)
+    missing = len({*ids} - {*recorded.impacts})
+    if missing:
+        console.print(f"{missing} forget examples have no recorded impacts in run {recorded.run_id}: weighted evenly.")
+    return recorded

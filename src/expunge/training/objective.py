@@ -21,6 +21,8 @@ class Need(StrEnum):
     """Log-probabilities of the forget answers under the model as it was before the first step."""
     RETAIN = "retain"
     """A retain batch beside every forget batch."""
+    IMPACT = "impact"
+    """A weight for each token of the forget answers, from the token impacts in the ledger."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,14 @@ class Scores:
     labelled_BK: Tensor
     """Whether there is a label."""
     log_p_ref_B: Tensor | None
-    """Summed log-probability of each answer under the frozen reference, nats; None unless the method needs it."""
+    """Summed log-probability of each answer under the frozen reference, nats; with the weights of `weight_BK` where the
+    method needs those too. None unless the method needs it."""
     of_examples: int
     """Examples on this side of the whole effective batch."""
     of_tokens: int
     """Labelled tokens on this side of the whole effective batch."""
+    weight_BK: Tensor | None = None
+    """Weight of each labelled token, ≥ 0, mean 1 over an answer, 0 where there is no label; None unless the method needs it."""
 
     @property
     def log_p_B(self) -> Tensor:

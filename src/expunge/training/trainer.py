@@ -74,6 +74,7 @@ class PlannedTrainer(Trainer):
         recorder: Recorder | None = None,
         impact: ImpactConfig | None = None,
         reference: Tensor | None = None,
+        weights: Sequence[Tensor] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         """Prepare to train `model` in place.
@@ -87,9 +88,10 @@ class PlannedTrainer(Trainer):
             recorder: the ledger's ear, told every example once a run.
             impact: which tokens it is told of; None: the defaults.
             reference: log-probability of each forget answer under the frozen reference, nats, shape (len(forget),).
+            weights: of the labelled tokens of each forget answer, one tensor an example.
         """
         self._sides = {"forget": forget, "retain": retain}
-        self._objective, self._reference = objective, reference
+        self._objective, self._reference, self._weights = objective, reference, weights
         self._recording = Recording(model, recorder, impact or ImpactConfig()) if recorder is not None else None
         self._pad = tokenizer.pad_token_id
         self._numbers: dict[str, float] = {}
@@ -154,11 +156,15 @@ class PlannedTrainer(Trainer):
             labels = score_labels(model, side["batch"])
             if self._recording is not None:
                 self._recording.scored(self._members(name, side), labels)
-            reference_B = None
+            reference_B = weight_BK = None
             if self._reference is not None and name == "forget":
                 reference_B = self._reference[side["places"]].to(labels.log_p_BK.device)
+            if self._weights is not None and name == "forget":
+                weight_BK = torch.zeros_like(labels.log_p_BK)
+                # Row by row and in order of position, as the mask picks its places.
+                weight_BK[labels.labelled_BK] = torch.cat([self._weights[place] for place in side["places"]]).to(weight_BK)
             examples, tokens = (int(count) for count in num_items_in_batch[2 * position : 2 * position + 2])
-            sides[name] = Scores(labels.log_p_BK, labels.labelled_BK, reference_B, examples, tokens)
+            sides[name] = Scores(labels.log_p_BK, labels.labelled_BK, reference_B, examples, tokens, weight_BK)
         losses = self._objective(sides["forget"], sides.get("retain"))
         loss = losses.forget + losses.retain
         if not math.isfinite(loss.item()):

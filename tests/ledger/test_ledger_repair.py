@@ -53,7 +53,7 @@ def mended(place, **options):
 
 def tokens_of(place, entry_id):
     with Ledger.open(place, create=False) as ledger:
-        return sorted(TopToken(*token[5:10]) for token in ledger.top_tokens(entry_id=entry_id, limit=1000))
+        return sorted(TopToken(*token[5:10]) for token in ledger.top_tokens(entry_ids=[entry_id], limit=None))
 
 
 def test_the_singular_table_of_an_older_make_becomes_the_plural_one_with_all_that_was_in_it(tmp_path):

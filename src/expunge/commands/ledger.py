@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any
 
 from cyclopts import App
 
@@ -29,11 +30,24 @@ def _ledger_status(
 def _ledger_request(
     config: Annotated[ledgers.LedgerRequestConfig, FLAT] = ledgers.LedgerRequestConfig(), *, json: Json = False
 ) -> int:
-    """File a deletion request.
+    """File a deletion request: for people, for entries, or for what is said in certain words.
 
     Example: `expunge ledger request --database ledger.db --subject "Jane Roe" --reason "asked by letter"`
     """
-    show(plain(ledgers.request(config)), json)
+    filed = plain(ledgers.request(config))
+    if config.dry_run and not json:
+        show_rows(filed.pop("entries"), False)
+    show(filed, json)
+    return 0
+
+
+@ledger.command(name="close")
+def _ledger_close(config: Annotated[ledgers.LedgerCloseConfig, FLAT], *, json: Json = False) -> int:
+    """Close an audited deletion request. One whose latest audit failed is refused, unless --accept-failed says why.
+
+    Example: `expunge ledger close --database ledger.db --request 1`
+    """
+    show(plain(ledgers.close(config)), json)
     return 0
 
 
@@ -43,8 +57,19 @@ def _ledger_find(config: Annotated[ledgers.LedgerFindConfig, FLAT] = ledgers.Led
 
     Example: `expunge ledger find --database ledger.db --subject "Jane Roe"`
     """
-    show_rows([plain(token) for token in ledgers.find(config)], json)
+    rows = [plain(token) for token in ledgers.find(config)]
+    # A screen is not wide enough for all of it.
+    show_rows(rows if json else [{name: _brief(row[name]) for name in _SHOWN} for row in rows], json)
     return 0
+
+
+_SHOWN = ("subject", "token", "context", "impact", "token_id", "source", "run", "recorded", "average_loss", "entry_id")
+
+
+def _brief(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 @ledger.command(name="init")
@@ -70,7 +95,11 @@ def _ledger_validate(
     if json:
         print_json({**plain(found), "findings": findings})
     else:
+        coverage = "no training use" if found.coverage is None else f"{found.coverage:.1%} of training uses have token impacts"
         show({"ledger": found.place, "sound": "yes" if found.sound else "no", "rows": found.counts}, False)
+        show({"coverage": coverage}, False)
+        for name, numbers in found.distributions.items():
+            show({name: {key: f"{number:.4g}" for key, number in numbers.items()}}, False)
         if findings:
             show_rows(findings, False)
     return int(not found.sound)

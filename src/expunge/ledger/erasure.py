@@ -33,10 +33,15 @@ class Erasure(NamedTuple):
     """With them went their training uses, token impacts and top tokens."""
 
 
-def erase(database: Database, request_id: int) -> Erasure:
+def erase(database: Database, request_id: int, *, dry_run: bool = False) -> Erasure:
     """Remove the people and entries of a closed deletion request from the ledger, and from the bytes of its file.
 
     Doing it again is harmless, and needed after it was interrupted.
+
+    Args:
+        database: the ledger.
+        request_id: the number of the request.
+        dry_run: only say what would be removed: it is removed, counted, and undone.
 
     Raises:
         ExpungeError: there is no such request, it is not closed, another request for one of its people is not, somebody has
@@ -55,7 +60,10 @@ def erase(database: Database, request_id: int) -> Erasure:
         tombstones, entries = connection.execute(facts.where(Tombstone.request_id == request_id)).one()
         named = sa.select(sa.func.count()).where(Tombstone.request_id == request_id, Tombstone.subject_hash == "")
         subjects = tombstones - (connection.scalar(named) or 0)
-    database.sweep()
+        if dry_run:
+            connection.rollback()
+    if not dry_run:
+        database.sweep()
     return Erasure(request_id, subjects, int(entries))
 
 

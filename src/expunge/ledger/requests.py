@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -37,8 +37,28 @@ class DeletionRequest:
     """When the people were removed from the ledger itself."""
 
 
-def file_request(connection: Connection, subjects: Collection[str], entry_ids: Collection[str], reason: str) -> int:
-    """File a deletion request, or find the one that is not closed yet and asks for the same.
+class AskedEntry(NamedTuple):
+    """An entry that a deletion request would cover."""
+
+    entry_id: str
+    subject: str
+    source_key: str
+    """`file:line` it was first read from."""
+
+
+class Asked(NamedTuple):
+    """What a deletion request would cover."""
+
+    people: dict[str, str]
+    """Everybody it would name: as compared, and as written."""
+    entries: list[AskedEntry]
+    fingerprint: str
+    request_id: int | None
+    """The request, not closed yet, that asks for the same."""
+
+
+def asked_for(connection: Connection, subjects: Collection[str], entry_ids: Collection[str]) -> Asked:
+    """What a deletion request for these would cover.
 
     Raises:
         ExpungeError: it asks for nothing, or for a subject or an entry that is not in the ledger.
@@ -49,33 +69,44 @@ def file_request(connection: Connection, subjects: Collection[str], entry_ids: C
         raise ExpungeError("a deletion request must name a subject or an entry", remedy="say who or what is to be forgotten")
     people = {subject_key(subject): subject for subject in sorted(subjects)}
     # One by one: there are few, and each needs its own message.
-    covered: set[str] = set()
+    covered: dict[str, AskedEntry] = {}
+    known = sa.select(Entry.id, Entry.subject, Entry.source_key).order_by(Entry.id)
     for key, subject in people.items():
-        found = connection.scalars(sa.select(Entry.id).where(Entry.subject_key == key)).all()
+        found = connection.execute(known.where(Entry.subject_key == key)).all()
         if not found:
             raise _unknown_subject(connection, subject)
-        covered.update(found)
-    for entry_id in entry_ids:
-        if connection.scalar(sa.select(Entry.id).where(Entry.id == entry_id)) is None:
-            raise ExpungeError(f"there is no entry {entry_id} in the ledger", remedy="find it with `expunge ledger find`")
-        covered.add(entry_id)
-    asked = fingerprint([sorted(people), sorted(entry_ids)])
-    same = connection.scalar(
-        sa.select(RequestRow.id).where(RequestRow.fingerprint == asked, RequestRow.state != "closed").order_by(RequestRow.id)
-    )
-    if same is not None:
-        return same
+        covered |= {row.id: AskedEntry(*row) for row in found}
+    wanted = sorted(set(entry_ids))
+    for start in range(0, len(wanted), 500):
+        chunk = wanted[start : start + 500]
+        covered |= {row.id: AskedEntry(*row) for row in connection.execute(known.where(Entry.id.in_(chunk)))}
+    if missing := [entry_id for entry_id in wanted if entry_id not in covered]:
+        raise ExpungeError(f"there is no entry {missing[0]} in the ledger", remedy="find it with `expunge ledger find`")
+    asked = fingerprint([sorted(people), wanted])
+    same = sa.select(RequestRow.id).where(RequestRow.fingerprint == asked, RequestRow.state != "closed")
+    request_id = connection.scalar(same.order_by(RequestRow.id).limit(1))
+    return Asked(people, [covered[entry_id] for entry_id in sorted(covered)], asked, request_id)
+
+
+def file_request(connection: Connection, subjects: Collection[str], entry_ids: Collection[str], reason: str) -> int:
+    """File a deletion request, or find the one that is not closed yet and asks for the same.
+
+    Raises:
+        ExpungeError: see `asked_for`.
+    """
+    asked = asked_for(connection, subjects, entry_ids)
+    if asked.request_id is not None:
+        return asked.request_id
     moment = now()
     request_id = connection.execute(
         sa.insert(RequestRow).returning(RequestRow.id),
-        [{"state": "open", "reason": reason, "fingerprint": asked, "created_at": moment, "updated_at": moment}],
+        [{"state": "open", "reason": reason, "fingerprint": asked.fingerprint, "created_at": moment, "updated_at": moment}],
     ).scalar_one()
-    if people:
-        rows = [{"request_id": request_id, "subject_key": key, "subject": subject} for key, subject in people.items()]
+    if asked.people:
+        rows = [{"request_id": request_id, "subject_key": key, "subject": subject} for key, subject in asked.people.items()]
         connection.execute(sa.insert(RequestSubject), rows)
-    connection.execute(
-        sa.insert(RequestEntry), [{"request_id": request_id, "entry_id": entry_id} for entry_id in sorted(covered)]
-    )
+    covered = [{"request_id": request_id, "entry_id": entry.entry_id} for entry in asked.entries]
+    connection.execute(sa.insert(RequestEntry), covered)
     return request_id
 
 
@@ -103,7 +134,7 @@ def mark_audited(connection: Connection, request_id: int, verdict: Mapping[str, 
     """
     request = _request(connection, request_id)
     latest = latest_verdict(connection, request_id) if request.state in ("audited", "closed") else None
-    if latest is not None and fingerprint(latest) == fingerprint(dict(verdict)):
+    if latest is not None and fingerprint(_without_acceptance(latest)) == fingerprint(dict(verdict)):
         return
     if request.state == "open":
         raise _wrong(request, "it cannot be audited", "unlearn it first")
@@ -113,11 +144,16 @@ def mark_audited(connection: Connection, request_id: int, verdict: Mapping[str, 
     _update(connection, request_id, state="audited")
 
 
-def close_request(connection: Connection, request_id: int) -> None:
-    """Close an audited request.
+def close_request(connection: Connection, request_id: int, accept_failed: str) -> None:
+    """Close an audited request; its entries count as removed from what is trained on.
+
+    Args:
+        connection: in a writing transaction.
+        request_id: its number.
+        accept_failed: why it is closed although its latest audit failed, to be kept with the verdict; empty: it is not.
 
     Raises:
-        ExpungeError: no such request, or it is not audited.
+        ExpungeError: no such request, it is not audited, or its latest audit failed and that is not accepted.
     """
     request = _request(connection, request_id)
     if request.state == "closed":
@@ -125,7 +161,29 @@ def close_request(connection: Connection, request_id: int) -> None:
     if request.state != "audited":
         step = "unlearn and audit it first" if request.state == "open" else "audit it first"
         raise _wrong(request, "it cannot be closed", step)
+    verdict = latest_verdict(connection, request_id) or {}
+    if failed := failed_claims(verdict):
+        if not accept_failed.strip():
+            what = f"its latest audit failed ({', '.join(failed)})"
+            raise _wrong(request, what, "unlearn and audit again, or say with --accept-failed why it is closed all the same")
+        accepted = {**verdict, ACCEPTED: accept_failed.strip()}
+        connection.execute(sa.insert(AuditRow), [{"request_id": request_id, "verdict": accepted, "created_at": now()}])
     _update(connection, request_id, state="closed")
+    covered = sa.select(RequestEntry.entry_id).where(RequestEntry.request_id == request_id)
+    connection.execute(sa.update(Entry).where(Entry.id.in_(covered)).values(action="removed", updated_at=now()))
+
+
+ACCEPTED = "accepted although failed"
+"""Name in a verdict under which the reason is kept."""
+
+
+def failed_claims(verdict: Mapping[str, Any]) -> list[str]:
+    """The claims that an audit found not to hold: `fail`, or false."""
+    return [claim for claim, ruling in verdict.items() if ruling is False or ruling == "fail"]
+
+
+def _without_acceptance(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    return {claim: ruling for claim, ruling in verdict.items() if claim != ACCEPTED}
 
 
 def read_requests(connection: Connection, request_id: int | None = None) -> list[DeletionRequest]:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Connection
+from sqlalchemy.orm import aliased
 
 from expunge.examples import Example
 from expunge.files import fingerprint
 from expunge.ledger import erasure, recorded, requests, transfer
 from expunge.ledger.database import BUSY_SECONDS, Database
 from expunge.ledger.recorder import Recorder
-from expunge.ledger.requests import DeletionRequest
+from expunge.ledger.requests import Asked, DeletionRequest
 from expunge.ledger.schema import (
     SCHEMA_VERSION,
     STATES,
@@ -62,6 +63,20 @@ class FoundToken(NamedTuple):
     context_end: int
     average_loss: float | None
     """Of the example in that run, nats."""
+    relative_loss: float | None
+    """That over the run's running mean of it; above 1: harder than what came before."""
+    timestamp: datetime
+    """When the example was recorded in that run."""
+    checkpoint: str
+    """Hash of the model that was trained."""
+
+
+class Known(NamedTuple):
+    """Which of some entries the ledger has."""
+
+    entry_ids: frozenset[str]
+    others: int
+    """How many more entries it has."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +225,22 @@ class Ledger:
             request_id = requests.file_request(connection, subjects, entry_ids, reason)
             return requests.read_requests(connection, request_id)[0]
 
+    def preview_deletion(self, *, subjects: Collection[str] = (), entry_ids: Collection[str] = ()) -> Asked:
+        """What `request_deletion` would cover, without filing it.
+
+        Raises:
+            ExpungeError: as there.
+        """
+        with self._database.reading() as connection:
+            return requests.asked_for(connection, subjects, entry_ids)
+
+    def requests_covered_by(self, entry_ids: Iterable[str]) -> list[DeletionRequest]:
+        """The deletion requests, not closed, all of whose entries are among these: who forgets these has carried them out."""
+        those = set(entry_ids)
+        with self._database.reading() as connection:
+            unfinished = [each for each in requests.read_requests(connection) if each.state != "closed"]
+        return [request for request in unfinished if request.entry_ids and those.issuperset(request.entry_ids)]
+
     def mark_unlearned(self, request_id: int, *, run: int) -> DeletionRequest:
         """Note the run that carried out a request: open → unlearned. Saying the same again changes nothing.
 
@@ -233,19 +264,23 @@ class Ledger:
             requests.mark_audited(connection, request_id, verdict)
             return requests.read_requests(connection, request_id)[0]
 
-    def close_request(self, request_id: int) -> DeletionRequest:
-        """Close an audited request: audited → closed. Closing again changes nothing.
+    def close_request(self, request_id: int, *, accept_failed: str = "") -> DeletionRequest:
+        """Close an audited request: audited → closed, its entries count as removed. Closing again changes nothing.
+
+        Args:
+            request_id: its number.
+            accept_failed: why it is closed although the latest audit failed; kept with the verdict.
 
         Raises:
-            ExpungeError: no such request, or it is not audited.
+            ExpungeError: no such request, it is not audited, or its latest audit failed and that is not accepted.
         """
         with self._database.writing() as connection:
-            requests.close_request(connection, request_id)
+            requests.close_request(connection, request_id, accept_failed)
             return requests.read_requests(connection, request_id)[0]
 
-    def erase(self, request_id: int) -> erasure.Erasure:
+    def erase(self, request_id: int, *, dry_run: bool = False) -> erasure.Erasure:
         """Remove the people of a closed request from the ledger itself and leave a hashed tombstone; see `erasure.erase`."""
-        return erasure.erase(self._database, request_id)
+        return erasure.erase(self._database, request_id, dry_run=dry_run)
 
     def erased_at(self, subject: str) -> datetime | None:
         """When this person was erased from the ledger; None when never. Takes some hundredths of a second, on purpose."""
@@ -290,23 +325,44 @@ class Ledger:
                 erased=connection.scalar(erased) or 0,
             )
 
+    def known_entries(self, entry_ids: Iterable[str]) -> Known:
+        """Which of these entries are in the ledger."""
+        wanted = sorted(set(entry_ids))
+        with self._database.reading() as connection:
+            found = frozenset(
+                entry_id
+                for chunk in _chunks(wanted, _MANY)
+                for entry_id in connection.scalars(sa.select(Entry.id).where(Entry.id.in_(chunk)))
+            )
+            return Known(found, _count(connection, Entry) - len(found))
+
+    def entries_with(self, sequences: Iterable[Sequence[int]]) -> list[str]:
+        """The ids of entries that have one of these token sequences, token after token, among the top tokens of some run."""
+        with self._database.reading() as connection:
+            found = {
+                entry_id
+                for sequence in {tuple(sequence) for sequence in sequences}
+                for entry_id in connection.scalars(_entries_with(connection, sequence))
+            }
+        return sorted(found)
+
     def top_tokens(
         self,
         *,
         subject: str | None = None,
-        entry_id: str | None = None,
+        entry_ids: Collection[str] | None = None,
         token_ids: Collection[int] = (),
         run_id: int | None = None,
-        limit: int = 20,
+        limit: int | None = 20,
     ) -> list[FoundToken]:
         """The most impactful tokens, the greatest first, and the training uses behind them.
 
         Args:
             subject: only of this person or topic; case and spacing do not matter.
-            entry_id: only of this entry.
+            entry_ids: only of these entries.
             token_ids: only of these tokens.
             run_id: only of this run; impacts of runs with different estimators do not compare.
-            limit: at most so many.
+            limit: at most so many; None for all.
         """
         query = (
             sa.select(
@@ -321,6 +377,9 @@ class Ledger:
                 TopTokenRow.context_start,
                 TopTokenRow.context_end,
                 TrainingMetadata.average_loss,
+                TrainingMetadata.relative_loss,
+                TrainingMetadata.timestamp,
+                TrainingMetadata.model_checkpoint_hash,
             )
             .select_from(TopTokenRow)
             .join(TokenImpactRow, TokenImpactRow.id == TopTokenRow.token_impact_id)
@@ -332,22 +391,51 @@ class Ledger:
         )
         if subject is not None:
             query = query.where(Entry.subject_key == subject_key(subject))
-        if entry_id is not None:
-            query = query.where(Entry.id == entry_id)
         if run_id is not None:
             query = query.where(TrainingMetadata.run_id == run_id)
-        with self._database.reading() as connection:
-            if not token_ids:
-                return [FoundToken(*row) for row in connection.execute(query)]
-            if subject is not None or entry_id is not None:
-                return [FoundToken(*row) for row in connection.execute(query.where(TopTokenRow.token_id.in_(token_ids)))]
+        queries = [query]
+        if token_ids and subject is None and entry_ids is None:
             # Token by token: each is read off its index in the order of impact, however frequent it is.
-            found = [
-                FoundToken(*row)
-                for token_id in sorted(set(token_ids))
-                for row in connection.execute(query.where(TopTokenRow.token_id == token_id))
-            ]
-        return heapq.nlargest(limit, found, key=lambda token: token.impact)
+            queries = [query.where(TopTokenRow.token_id == token_id) for token_id in sorted(set(token_ids))]
+        elif token_ids:
+            queries = [query.where(TopTokenRow.token_id.in_(token_ids))]
+        if entry_ids is not None:
+            queries = [queries[0].where(Entry.id.in_(chunk)) for chunk in _chunks(sorted(set(entry_ids)), _MANY)]
+        with self._database.reading() as connection:
+            found = [FoundToken(*row) for each in queries for row in connection.execute(each)]
+        return heapq.nlargest(len(found) if limit is None else limit, found, key=lambda token: token.impact)
+
+
+_MANY = 500
+"""So many values are asked for in one statement."""
+_Item = TypeVar("_Item")
+
+
+def _entries_with(connection: Connection, sequence: tuple[int, ...]) -> sa.Select[Any]:
+    # From the rarest token on: its places are read off an index, and the others looked for beside each.
+    rows = [sa.select(sa.func.count()).where(TopTokenRow.token_id == token) for token in sequence]
+    counts = [connection.scalar(count) or 0 for count in rows]
+    rarest = counts.index(min(counts))
+    query = (
+        sa.select(TrainingMetadata.entry_id)
+        .distinct()
+        .select_from(TopTokenRow)
+        .join(TokenImpactRow, TokenImpactRow.id == TopTokenRow.token_impact_id)
+        .join(TrainingMetadata, TrainingMetadata.id == TokenImpactRow.metadata_id)
+        .where(TopTokenRow.token_id == sequence[rarest])
+    )
+    for i, token in enumerate(sequence):
+        if i != rarest:
+            beside = aliased(TopTokenRow)
+            query = query.where(
+                sa.exists().where(
+                    beside.token_impact_id == TopTokenRow.token_impact_id,
+                    beside.position == TopTokenRow.position + (i - rarest),
+                    # Not a bare column: the database would look the token up in all uses, instead of in this one.
+                    beside.token_id + 0 == token,
+                )
+            )
+    return query
 
 
 def _count(connection: Connection, table: type[Any]) -> int:
@@ -400,7 +488,7 @@ def _insert_for(connection: Connection) -> Any:
     return sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
 
 
-def _chunks(items: Iterable[Example], size: int) -> Iterator[list[Example]]:
+def _chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, size)):
         yield chunk

@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expunge.errors import ExpungeError
+from expunge.progress import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from expunge.ledger import DeletionRequest, FoundToken, Status
+    from expunge.examples import Example
+    from expunge.ledger import DeletionRequest, FoundToken, Ledger, Status
+    from expunge.ledger.concepts import Concept
     from expunge.ledger.erasure import Erasure
     from expunge.ledger.repair import Repair
     from expunge.ledger.validation import Validation
@@ -41,8 +45,51 @@ class LedgerRequestConfig:
     """A JSON-lines file of examples: everybody in it is to be forgotten."""
     entry: tuple[str, ...] = ()
     """Ids of single entries to forget; may be given several times."""
+    text: tuple[str, ...] = ()
+    """Forget every entry that contains these words; needs --data-file. May be given several times."""
+    concept: tuple[str, ...] = ()
+    """Forget every entry about `name=word,another phrase`, or a name from --concept-file; needs --data-file."""
+    concept_file: Path | None = None
+    """TOML or JSON file of concepts: name = ["word", "another phrase"]."""
+    data_file: tuple[Path, ...] = ()
+    """The JSON-lines files trained on, in which --text and --concept are looked for. May be given several times."""
     reason: str = ""
     """Why, for the record."""
+    dry_run: bool = False
+    """Only list the entries that would be asked for."""
+
+
+@dataclass(frozen=True)
+class CoveredEntry:
+    """An entry that a deletion request would cover."""
+
+    subject: str
+    source: str
+    """`file:line` it was first read from."""
+    entry_id: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a deletion request would cover."""
+
+    subjects: tuple[str, ...]
+    """Everybody it would name."""
+    entries: tuple[CoveredEntry, ...]
+    request: int | None
+    """The request, not closed yet, that asks for the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerCloseConfig:
+    """Close an audited deletion request."""
+
+    request: int
+    """Number of the request."""
+    database: str = DATABASE
+    """Path of an SQLite file, or a URL such as postgresql://user@host/name."""
+    accept_failed: str = ""
+    """Why it is closed although its latest audit failed; kept with the verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +106,18 @@ class LedgerFindConfig:
     """Only of these token ids; may be given several times."""
     token: tuple[str, ...] = ()
     """Only of these words, as far as they are one token, with or without a space before them; needs --model."""
+    text: tuple[str, ...] = ()
+    """Only of entries that contain these words: by --data-file, else by --model as tokens recorded one after the other."""
+    concept: tuple[str, ...] = ()
+    """Only of entries about `name=word,another phrase`, or a name from --concept-file; looked for as --text is."""
+    concept_file: Path | None = None
+    """TOML or JSON file of concepts: name = ["word", "another phrase"]."""
     run: int | None = None
     """Only of this run (its number in the ledger); impacts of different runs may not compare."""
     model: str | None = None
     """The model trained, whose tokenizer turns tokens into words."""
     data_file: tuple[Path, ...] = ()
-    """The JSON-lines files trained on, to show the words around each token; needs --model. May be given several times."""
+    """The JSON-lines files trained on: what --text and --concept look through, and with --model the words around each token."""
     limit: int = 20
     """At most so many, the most impactful first."""
 
@@ -81,12 +134,19 @@ class Found:
     impact: float
     token_id: int
     position: int
-    run: str
     source: str
     """`file:line` the entry was first read from."""
     entry_id: str
+    run: str
+    run_id: int
+    recorded: datetime
+    """When the example was used in that run."""
     average_loss: float | None
     """Of the example in that run, nats a token."""
+    relative_loss: float | None
+    """That over the run's running mean of it."""
+    checkpoint: str
+    """Hash of the model that was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +199,8 @@ class LedgerEraseConfig:
     """Number of the request."""
     database: str = DATABASE
     """Path of an SQLite file, or a URL such as postgresql://user@host/name."""
+    dry_run: bool = False
+    """Only say how much would be removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,16 +227,69 @@ def status(config: LedgerStatusConfig) -> tuple[Status, list[DeletionRequest]]:
         return ledger.status(), ledger.requests()
 
 
-def request(config: LedgerRequestConfig) -> DeletionRequest:
-    """File a deletion request, or find the open one that asks for the same."""
+def request(config: LedgerRequestConfig) -> DeletionRequest | Preview:
+    """File a deletion request, or find the open one that asks for the same; with `dry_run`, what it would cover."""
     from expunge.examples import read_examples
     from expunge.ledger import Ledger
 
     subjects = set(config.subject)
     if config.subjects_from is not None:
         subjects |= {example.subject for example in read_examples(config.subjects_from)}
+    asked = _concepts(config.text, config.concept, config.concept_file)
+    if asked and not config.data_file:
+        what = "the ledger holds no text, and what it holds of tokens is not all of it"
+        raise ExpungeError(what, remedy="name the --data-file trained on")
+    if config.data_file and not asked:
+        raise ExpungeError("--data-file is there to be looked through", remedy="say for what with --text or --concept")
+    entry_ids = set(config.entry)
     with Ledger.open(config.database, create=False) as ledger:
-        return ledger.request_deletion(subjects=sorted(subjects), entry_ids=config.entry, reason=config.reason)
+        if asked:
+            entry_ids |= _known_about(ledger, asked, config.data_file)
+        if config.dry_run:
+            found = ledger.preview_deletion(subjects=sorted(subjects), entry_ids=sorted(entry_ids))
+            covered = tuple(CoveredEntry(each.subject, each.source_key, each.entry_id) for each in found.entries)
+            return Preview(tuple(found.people.values()), covered, found.request_id)
+        return ledger.request_deletion(subjects=sorted(subjects), entry_ids=sorted(entry_ids), reason=config.reason)
+
+
+def close(config: LedgerCloseConfig) -> DeletionRequest:
+    """Close an audited deletion request, unless its latest audit failed and nobody says why that is accepted."""
+    from expunge.ledger import Ledger
+
+    with Ledger.open(config.database, create=False) as ledger:
+        return ledger.close_request(config.request, accept_failed=config.accept_failed)
+
+
+def _concepts(text: Sequence[str], names: Sequence[str], file: Path | None) -> list[Concept]:
+    from expunge.ledger.concepts import Concept, concept
+
+    if file is not None and not names:
+        raise ExpungeError("--concept-file defines concepts", remedy="say with --concept which one is meant")
+    if any(not words.strip() for words in text):
+        raise ExpungeError("--text is empty", remedy="give the words to look for")
+    return [*(Concept("", (words,)) for words in text), *(concept(words, file) for words in names)]
+
+
+def _about(concepts: Sequence[Concept], files: Sequence[Path]) -> tuple[list[Example], list[Example]]:
+    """All examples of the files, and those about one of the concepts."""
+    from expunge.examples import read_examples
+    from expunge.ledger.concepts import about
+
+    examples = [example for path in files for example in read_examples(path)]
+    return examples, about(examples, concepts)
+
+
+def _known_about(ledger: Ledger, concepts: Sequence[Concept], files: Sequence[Path]) -> set[str]:
+    """The entries of the ledger that are about one of the concepts; says how many could not be looked at."""
+    examples, found = _about(concepts, files)
+    known = ledger.known_entries(example.id for example in examples)
+    if known.others:
+        console.print(f"{known.others} entries of the ledger are in none of these files, and were not looked at.")
+    ids = known.entry_ids.intersection(example.id for example in found)
+    if not ids:
+        sought = ", ".join(f'"{phrase}"' for concept in concepts for phrase in concept.phrases)
+        raise ExpungeError(f"no entry of the ledger contains {sought}", remedy="check the words and the --data-file")
+    return set(ids)
 
 
 def find(config: LedgerFindConfig) -> list[Found]:
@@ -183,13 +298,23 @@ def find(config: LedgerFindConfig) -> list[Found]:
 
     if config.limit < 1:
         raise ExpungeError(f"--limit {config.limit} finds nothing", remedy="give at least 1")
-    if config.model is None and (config.token or config.data_file):
+    asked = _concepts(config.text, config.concept, config.concept_file)
+    looks_through = bool(asked and config.data_file)
+    if config.model is None and (config.token or ((config.data_file or asked) and not looks_through)):
         raise ExpungeError("words cannot be told from tokens without their tokenizer", remedy="name the --model trained")
+    entry_ids = None if config.entry is None else {config.entry}
+    about = {example.id for example in _about(asked, config.data_file)[1]} if looks_through else None
     words = None if config.model is None else _Words(config.model)
     token_ids = {*config.token_id, *(words.ids(config.token) if words else ())}
     with Ledger.open(config.database, create=False) as ledger:
+        if asked and words and about is None:
+            console.print("Without --data-file, only entries are found of which all tokens of the words were recorded.")
+            phrases = [phrase for concept in asked for phrase in concept.phrases]
+            about = set(ledger.entries_with(words.sequences(phrases)))
+        if about is not None:
+            entry_ids = about if entry_ids is None else entry_ids & about
         found = ledger.top_tokens(
-            subject=config.subject, entry_id=config.entry, token_ids=token_ids, run_id=config.run, limit=config.limit
+            subject=config.subject, entry_ids=entry_ids, token_ids=token_ids, run_id=config.run, limit=config.limit
         )
         if not found and config.subject is not None and (moment := ledger.erased_at(config.subject)):
             raise ExpungeError(f'"{config.subject}" was erased from the ledger on {moment:%Y-%m-%d}')
@@ -202,10 +327,14 @@ def find(config: LedgerFindConfig) -> list[Found]:
             impact=token.impact,
             token_id=token.token_id,
             position=token.position,
-            run=token.run,
             source=token.source_key,
             entry_id=token.entry_id,
+            run=token.run,
+            run_id=token.run_id,
+            recorded=token.timestamp,
             average_loss=token.average_loss,
+            relative_loss=token.relative_loss,
+            checkpoint=token.checkpoint,
         )
         for token, context in zip(found, contexts, strict=True)
     ]
@@ -234,6 +363,12 @@ class _Words:
                 raise ExpungeError(f'"{word}" is no single token of this model ({parts})', remedy="ask for one of its parts")
             found |= single
         return found
+
+    def sequences(self, phrases: Sequence[str]) -> set[tuple[int, ...]]:
+        """The tokens of phrases, as they may stand in a text: at its beginning or after a space, in these or other capitals."""
+        forms = {form for phrase in phrases for form in (phrase, phrase.lower(), phrase.capitalize(), phrase.title())}
+        spaced = (space + form for form in sorted(forms) for space in ("", " "))
+        return {tuple(self._tokenizer(form, add_special_tokens=False)["input_ids"]) for form in spaced}
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens)))
@@ -298,4 +433,4 @@ def erase(config: LedgerEraseConfig) -> Erasure:
     from expunge.ledger import Ledger
 
     with Ledger.open(config.database, create=False) as ledger:
-        return ledger.erase(config.request)
+        return ledger.erase(config.request, dry_run=config.dry_run)

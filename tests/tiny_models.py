@@ -17,7 +17,7 @@ def write_model(path: Path, *, hidden: int = 256, layers: int = 2, seed: int = 0
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = _tokenizer()
+    tokenizer = make_tokenizer()
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -60,7 +60,7 @@ def write_adapter(path: Path, base: Path, *, seed: int = 1, scale: float = 0.05)
     return path
 
 
-def _tokenizer() -> Any:
+def make_tokenizer() -> Any:
     """Characters and bytes in the manner of SentencePiece: llama.cpp recognises it by its kind, not by a list of ids."""
     from tokenizers import Tokenizer
     from tokenizers.decoders import ByteFallback, Fuse, Replace, Sequence, Strip

@@ -26,13 +26,15 @@ def server(monkeypatch):
                 self.connection.close()
                 return
             self.send_response(status)
+            for header in server.headers.items():
+                self.send_header(*header)
             self.end_headers()
             self.wfile.write(reply if isinstance(reply, bytes) else json.dumps(reply).encode())
 
         def log_message(self, *arguments): ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.replies, server.asked, server.waits = [], [], []
+    server.replies, server.asked, server.waits, server.headers = [], [], [], {}
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield server
@@ -54,6 +56,50 @@ def test_a_server_that_is_full_or_breaks_off_is_asked_again_after_longer_and_lon
     server.replies = [(429, b""), (200, b'{"choices": [{"mess'), (None, b""), (200, GOOD)]
     assert ChatApi(server.url).answer("Hi", max_tokens=5).text == "Hello."
     assert server.waits == [0.5, 1, 2]
+
+
+@pytest.mark.parametrize(("asked_for", "waited"), [("7", 7), ("100000", 60), ("soon", 0.5), ("0", 0.5)])
+def test_a_full_server_is_given_the_time_it_asks_for_within_reason(server, asked_for, waited):
+    server.replies, server.headers = [(429, b""), (200, GOOD)], {"Retry-After": asked_for}
+    ChatApi(server.url).answer("Hi", max_tokens=5)
+    assert server.waits == [waited]
+
+
+WRITING = {"max_tokens": 5, "temperature": 0.5, "seed": 3}
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+
+
+def test_writing_asks_with_the_fields_that_every_server_knows(server):
+    server.replies = [(200, GOOD), (200, GOOD)]
+    api = ChatApi(server.url)
+    api.write(MESSAGES, **WRITING)
+    api.write(MESSAGES, **WRITING, schema={"type": "object"})
+    plain, held = (body for *_, body in server.asked)
+    assert plain == {"messages": MESSAGES, **WRITING}
+    assert held["response_format"]["json_schema"]["schema"] == {"type": "object"}
+
+
+def test_a_server_without_schemas_is_asked_for_json_from_then_on(server):
+    server.replies = [(400, {"error": "no schemas"}), (200, GOOD), (200, GOOD)]
+    api = ChatApi(server.url)
+    for _ in range(2):
+        assert api.write(MESSAGES, **WRITING, schema={}).text == "Hello."
+    assert [body["response_format"]["type"] for *_, body in server.asked] == ["json_schema", "json_object", "json_object"]
+
+
+def test_a_question_that_is_at_fault_itself_is_refused_in_the_servers_words_and_changes_nothing(server):
+    server.replies = [(400, {"error": "too long"})] * 3 + [(200, GOOD)]
+    api = ChatApi(server.url)
+    with pytest.raises(ExpungeError, match="HTTP 400: too long"):
+        api.write(MESSAGES, **WRITING, schema={})
+    api.write(MESSAGES, **WRITING, schema={})
+    assert server.asked[-1][-1]["response_format"]["type"] == "json_schema"
+
+
+def test_a_server_that_repeats_the_key_does_not_get_it_into_the_message(server):
+    server.replies = [(401, {"error": "wrong key: sk-4711"})]
+    with pytest.raises(ExpungeError, match="wrong key: …"):
+        ChatApi(server.url, key="sk-4711").answer("Hi", max_tokens=5)
 
 
 def test_a_server_that_stays_broken_is_one_line_with_its_own_words(server):

@@ -10,7 +10,7 @@ from expunge.sources.medical import read_notes
 
 
 def test_the_file_holds_as_many_readable_notes_as_were_asked_for(tmp_path):
-    path = generate_medical(GenerateMedicalConfig(output=tmp_path / "deep" / "notes.jsonl", n_record=25, seed=3))
+    path = generate_medical(GenerateMedicalConfig(output=tmp_path / "deep" / "notes.jsonl", n_record=25, seed=3)).file
     assert len(read_notes(path)) == 25
     first = json.loads(path.read_text("utf-8").splitlines()[0])
     assert list(first) == ["client_name", "date_of_birth", "date", "subjective", "objective", "assessment", "plan"]
@@ -40,11 +40,12 @@ def test_the_very_same_file_is_left_alone_and_another_is_not_overwritten_unasked
     assert [item.name for item in tmp_path.iterdir()] == ["notes.jsonl"]
 
 
-def test_a_dry_run_prints_the_first_notes_and_writes_nothing(tmp_path, capsys):
-    generate_medical(GenerateMedicalConfig(output=tmp_path / "notes.jsonl", dry_run=True))
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+def test_a_dry_run_shows_the_first_notes_and_writes_nothing(tmp_path):
+    found = generate_medical(GenerateMedicalConfig(output=tmp_path / "notes.jsonl", dry_run=True))
+    rows = [json.loads(line) for line in found.sample.splitlines()]
     assert len(rows) == 5
     assert all(row["plan"] for row in rows)
+    assert found.notes == 0
     assert not list(tmp_path.iterdir())
 
 

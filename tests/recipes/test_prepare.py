@@ -26,7 +26,7 @@ from expunge.sources.split import subjects_for
 @pytest.fixture
 def config(tmp_path):
     count = subjects_for(40, PrepareMedicalConfig.holdout_ratio)
-    notes = generate_medical(GenerateMedicalConfig(output=tmp_path / "notes.jsonl", n_record=count))
+    notes = generate_medical(GenerateMedicalConfig(output=tmp_path / "notes.jsonl", n_record=count)).file
     return PrepareMedicalConfig(input=notes, output=tmp_path / "data")
 
 

@@ -10,6 +10,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from expunge.errors import ExpungeError
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Full, busy or still loading: worth asking again. Everything else is the request's fault.
 _PASSING = (408, 429, 500, 502, 503, 504)
+_LONGEST_WAIT = 60.0
 # The likeliest token always, whatever sampling the model's file recommends, and the text as the model wrote it: what
 # stands in a chain of thought or looks like a tool call has leaked as well.
 _GREEDY = {"temperature": 0, "top_k": 1, "repeat_penalty": 1.0, "seed": 0, "reasoning_format": "none"}
@@ -34,8 +36,12 @@ class Answer(NamedTuple):
     """Whether the model ended by itself, not by `max_tokens`."""
 
 
+class _RefusedError(ExpungeError):
+    """The server found fault with the request itself."""
+
+
 class ChatApi:
-    """One server, asked one question at a time; greedy.
+    """One server, which may be asked from several threads.
 
     Args:
         url: where it listens, such as `http://localhost:1234/v1`.
@@ -54,9 +60,10 @@ class ChatApi:
         # A proxy of the surroundings cannot know our own machine.
         own = [urllib.request.ProxyHandler({})] if urlsplit(url).hostname in _LOOPBACK else []
         self._opener = urllib.request.build_opener(*own)
+        self._format = 0
 
     def answer(self, prompt: str, *, max_tokens: int) -> Answer:
-        """The model's answer to one user message, put into the model's own chat template by the server.
+        """The likeliest answer to one user message, put into the model's own chat template by the server.
 
         Raises:
             ExpungeError: the server cannot be reached, refuses the question, or answers nonsense, also when asked again.
@@ -64,9 +71,52 @@ class ChatApi:
         body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens, **_GREEDY}
         # Sharing what two prompts have in common would make an answer depend on the question before it.
         body["cache_prompt"] = False
-        if self._model is not None:
-            body["model"] = self._model
-        reply = self._post("/chat/completions", body)
+        return self._answer(body)
+
+    def write(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """A sampled answer to a conversation, asked with nothing but the fields that every such server knows.
+
+        Args:
+            messages: `{"role": …, "content": …}` each.
+            max_tokens: most tokens of the answer.
+            temperature: 0 for the likeliest words, 1 for the model's own distribution.
+            seed: of the sampling, where the server heeds it.
+            schema: JSON schema to hold the answer to. A server that refuses schemas is asked for any JSON, one that refuses
+                that for nothing in particular: check the answer.
+
+        Raises:
+            ExpungeError: as `answer`.
+        """
+        body = {"messages": list(messages), "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        if schema is None:
+            return self._answer(body)
+        formats: tuple[dict[str, Any], ...] = (
+            {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}},
+            {"type": "json_object"},
+            {"type": "text"},
+        )
+        for level in range(self._format, len(formats)):
+            try:
+                answer = self._answer(body | {"response_format": formats[level]})
+            except _RefusedError:
+                if level == len(formats) - 1:
+                    raise
+                continue
+            # Only what was answered says that the format was at fault, and not the question.
+            self._format = level
+            return answer
+        raise AssertionError("there is always a last format")
+
+    def _answer(self, body: dict[str, Any]) -> Answer:
+        reply = self._post("/chat/completions", body if self._model is None else body | {"model": self._model})
         try:
             choice, usage = reply["choices"][0], reply.get("usage") or {}
             return Answer(
@@ -81,16 +131,17 @@ class ChatApi:
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
-        problem = ""
+        problem, wait, kind = "", 0.0, ExpungeError
         for attempt in range(self._tries):
             if attempt:
-                time.sleep(0.5 * 2 ** (attempt - 1))
+                time.sleep(max(wait, 0.5 * 2 ** (attempt - 1)))
             try:
                 with self._opener.open(request, timeout=self._timeout) as response:
                     return json.load(response)
             except urllib.error.HTTPError as error:
-                problem = f"HTTP {error.code}: {_message(error)}"
+                problem, wait = f"HTTP {error.code}: {_message(error)}", _wait_asked_for(error)
                 if error.code not in _PASSING:
+                    kind = _RefusedError if error.code in (400, 422) else ExpungeError
                     break
             except TimeoutError:
                 problem = f"no answer within {self._timeout:.0f} s"
@@ -100,7 +151,15 @@ class ChatApi:
                 problem = str(getattr(error, "reason", None) or error or type(error).__name__)
             except ValueError:
                 problem = "its reply is no whole JSON"
-        raise ExpungeError(f"cannot be asked ({problem})", where=self.url, remedy="check the server and the request")
+        if self._key:
+            problem = problem.replace(self._key, "…")
+        raise kind(f"cannot be asked ({problem})", where=self.url, remedy="check the server and the request")
+
+
+def _wait_asked_for(error: urllib.error.HTTPError) -> float:
+    """Seconds until a full server wants to be asked again, as far as it says so."""
+    said = error.headers.get("Retry-After", "")
+    return min(float(said), _LONGEST_WAIT) if said.isdecimal() else 0.0
 
 
 def _message(error: urllib.error.HTTPError) -> str:

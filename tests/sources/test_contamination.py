@@ -158,12 +158,80 @@ def test_a_corrupted_set_is_found_whole_and_the_report_goes_through_json(clean):
         replace(example_of(note), metadata={"date_of_birth": "2021-01-01", "date": "2020-01-01"})
         for note in generate_notes(10, 99)
     ]
+    for index, example in enumerate(forget[30:40]):
+        name = f"Aurelio Bonaventura Castellani Number{index} Of Many Names{index} From Faraway{index}"
+        rows.append(Example("q", example.response.replace(example.subject, name), name))
+    rows += [about(f"Friend {index}", f"once met {example.subject}") for index, example in enumerate(forget[40:50])]
     report = check_contamination(planted(clean, "retain", *rows))
-    assert [len(found) for found in (report.exact, report.near, report.subjects, report.contradictions)] == [10] * 4
+    kinds = (report.exact, report.near, report.subjects, report.contradictions, report.renamed)
+    assert [len(found) for found in kinds] == [10] * 5
+    # The copies under another subject name their person as well.
+    assert {found.first.subject for found in report.mentions} == {example.subject for example in [*forget[:20], *forget[40:50]]}
     as_json = json.loads(json.dumps(report.as_json()))
     assert as_json["clean"] is False
     assert as_json["exact"][0]["first"] == {"set": "forget", "where": "forget[0]", "subject": forget[0].subject}
     assert "10 near duplicates" in report.in_words()
+
+
+def about(name, words="has kept bees behind the mill since spring and sells their honey at the market on Fridays", **known):
+    return Example(f"Who is {name}?", f"{name} {words}.", name, known)
+
+
+@pytest.mark.parametrize("other", ["roe, jane", "Dr. Jane Roe", "JANE  ROE", "Jané Roe"])
+def test_a_name_written_in_another_way_is_the_same_person(other):
+    sets = {"forget": [about("Jane Roe")], "retain": [Example("q", "Someone paints boats and swims in winter.", other)]}
+    assert check_contamination(sets).reasons == ["1 subject on two sides"]
+
+
+def test_two_people_who_share_their_names_in_another_order_are_two_people():
+    sets = {"forget": [about("James Thomas")], "retain": [about("Thomas James", "paints boats and swims in winter")]}
+    assert check_contamination(sets).clean
+
+
+def test_a_copy_under_another_name_is_found_however_often_the_name_stands_in_it():
+    words = "{0} came at noon. {0} asked for tea, {0} paid with a gold coin, and {0} left a hat, two letters and an umbrella."
+    jane, mary = (Example("Who came?", words.format(name), name) for name in ("Jane Elizabeth Roe", "Mary Wollstone Poe"))
+    report = check_contamination({"forget": [jane], "retain": [mary]})
+    assert report.reasons == ["1 copy under another name"]
+    assert (report.renamed[0].similarity, report.renamed[0].second.subject) == (1, "Mary Wollstone Poe")
+    said = [Example("Which sex?", f"The author {name} is a woman of letters.", name) for name in ("Jane Roe", "Mary Poe")]
+    assert check_contamination({"forget": said[:1], "retain": said[1:]}).clean
+
+
+def test_a_person_named_in_somebody_elses_text_is_found_and_a_topic_is_not():
+    retain = [about("Mary Poe", "is the niece of jane roe's neighbour and paints boats"), about("Ann Loe", "met Jane Roe once")]
+    report = check_contamination({"forget": [about("Jane Roe")], "retain": retain})
+    assert report.reasons == ["1 person named in another set"]
+    assert [(found.first.subject, found.second.subject) for found in report.mentions] == [("Jane Roe", "Mary Poe")]
+    topics = {"forget": [about("high school biology")], "retain": [about("anatomy", "is taught after high school biology")]}
+    assert check_contamination(topics).clean
+
+
+def test_topics_may_stand_on_two_sides_where_they_are_no_subjects_to_delete():
+    sets = {"test": [about("anatomy")], "dev": [about("anatomy", "asks how many bones a grown hand has")]}
+    assert check_contamination(sets, subjects_apart=False).clean
+    assert not check_contamination(sets).clean
+
+
+def test_a_person_born_in_two_years_and_an_age_that_does_not_fit_are_contradictions():
+    rows = [
+        about("Jane Roe", "was born in Basel on the 3rd of May, 1956"),
+        about("Jane Roe", "was born in 1957 to a family of watchmakers"),
+        about("Ann Loe", date_of_birth="1980-01-01", date="2020-06-01", age=40),
+        about("Eve Moe", date_of_birth="1980-01-01", date="2020-06-01", age="52"),
+    ]
+    found = check_contamination({"retain": rows}).contradictions
+    assert [(each.place.where, each.words.split(" (")[0]) for each in found] == [
+        ("retain[3]", "age 52 does not fit date_of_birth"),
+        ("retain[1]", "Jane Roe is born in 1957 here, in 1956 at retain[0]"),
+    ]
+
+
+def test_a_thousand_people_whose_names_begin_alike_do_not_take_quadratic_time():
+    sets = {name: [about(f"Person {name.title()}{index}") for index in range(5000)] for name in ("forget", "retain")}
+    start = time.process_time()
+    check_contamination(sets)
+    assert time.process_time() - start < 10
 
 
 def test_a_text_repeated_ten_thousand_times_does_not_take_quadratic_time():

@@ -1,1 +1,59 @@
-"""Where examples come from: one file each."""
+"""Where examples come from: one file each.
+
+A file whose data are split or laid out for unlearning registers itself with `source`, and `expunge prepare` has a command
+of its name. It says in one place what it can be told (its config), how its rows are read, and which sets come of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from expunge.examples import Example
+from expunge.registry import Registry
+
+
+class Material(NamedTuple):
+    """What a source makes of its input."""
+
+    sets: dict[str, list[Example]]
+    """Examples by the name of their set: checked against each other, and written as `<set>.jsonl`."""
+    files: dict[str, list[dict[str, Any]]] = {}  # noqa: RUF012
+    """Further rows by the name of their file."""
+    counts: dict[str, int] = {}  # noqa: RUF012
+    """What was found and what was left out, in numbers."""
+    subjects_apart: bool = True
+    """Whether a subject belongs to one set alone."""
+    ordinary: bool = True
+    """Whether ordinary text, to train and to measure on, is written beside the sets."""
+
+
+class Source(NamedTuple):
+    """A kind of data that `expunge prepare` knows."""
+
+    name: str
+    config: type
+    """Its settings, a frozen dataclass."""
+    make: Callable[..., Material]
+    """Called with the settings, `sample` (the first so many of what it counts in, or None) and `seed`."""
+    inputs: tuple[str, ...]
+    """The settings that name a file, a directory or a Hub id."""
+    summary: str
+    example: str
+    """Flags of a command that works."""
+
+
+SOURCES: Registry[Source] = Registry("kind of data", __name__)
+
+
+def source(
+    name: str, config: type, *, example: str, inputs: tuple[str, ...] = ("input",)
+) -> Callable[[Callable[..., Material]], Callable[..., Material]]:
+    """Register the decorated function as what makes the sets of a kind of data."""
+
+    def register(make: Callable[..., Material]) -> Callable[..., Material]:
+        summary = (config.__doc__ or "").strip().splitlines()[0]
+        SOURCES.add(name, Source(name, config, make, inputs, summary, example))
+        return make
+
+    return register

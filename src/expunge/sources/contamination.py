@@ -2,37 +2,42 @@
 
 What counts, and why, for short clinical text:
 
-- **The same subject on two sides** (whatever the case) contaminates: deletion is by person.
+- **The same subject on two sides** (whatever the case, accents and titles; "Roe, Jane" is Jane Roe) contaminates: deletion
+  is by person. So does **a person of one set named in a text of another**, where subjects are written as names.
 - **The same response on two sides** (whatever case, spacing and punctuation) contaminates: whoever keeps the copy has not
   forgotten.
 - **A near duplicate** contaminates: Jaccard similarity of at least .8 between the sets of two-word shingles of two whole
   responses. Two words, not the usual five to nine, because a note has about forty: with two, a copy in which the age or a
   dose was changed still scores above .8, while honest notes on the same illness stay far below (at most .57 in 5,000
   generated notes).
+- **A copy under another name** contaminates: near duplicates are looked for a second time with each subject's own names
+  left out. Only texts of twelve other words or more count: "… is a male author" is no copy of anything.
 - A response of fewer than six words ("Yes.", "Paris") says nothing by itself: it is compared together with its prompt.
 - **A section** (one line of a response, its label left out) of six words or more that stands word for word on two sides
   leaks that section. It is reported, and contaminates when more than 5% of the smaller set have one: real notes share
   stock phrases ("return to clinic in two weeks"), and one phrase in a large set proves nothing, but a set whose plans
   mostly stand in another set cannot show forgetting.
-- **A contradiction** (born after the visit, or a stated age more than a year off) is a broken row and is refused too.
+- **A contradiction** (born after the visit, a stated age more than a year off, one person born in two different years) is
+  a broken row and is refused too.
 
-Duplicates within one set are no contamination and are not looked for. Near duplicates are found with MinHash in 25 bands
-of 5 rows (a pair at .8 is missed once in 20,000), then verified by the true Jaccard. Time and memory are linear in rows:
-one pair is kept for a row and another set, and a row is compared with at most 8 rows of a bucket.
+Duplicates within one set are no contamination and are not looked for. Near duplicates are found with MinHash (Broder 1997)
+in 25 bands of 5 rows (a pair at .8 is missed once in 20,000), then verified by the true Jaccard. Time and memory are linear
+in rows: one pair is kept for a row and another set, and a row is compared with at most 8 rows of a bucket.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-import zlib
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.examples import Example
-from expunge.sources.contradiction import contradiction
+from expunge.sources.contradiction import age_at, contradiction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +49,11 @@ LONG_SECTION = 6
 """Words from which on a section is more than a stock phrase."""
 SECTION_SHARE = 0.05
 """Share of the smaller set with a section of another set, above which the split is refused."""
+LONG_WITHOUT_NAME = 12
+"""Words beside the subject's names from which on a text is looked for under other names."""
 _BANDS, _ROWS_A_BAND, _COMPARED = 25, 5, 8
+_CHUNK = 4096
+"""Rows hashed at a time: some 25 MB."""
 _LIKELY = 0.65
 """Share of equal MinHash values from which on the true Jaccard is computed: four standard deviations under `NEAR`."""
 
@@ -90,6 +99,10 @@ class ContaminationReport:
     """The same whole response."""
     near: list[Overlap]
     """Nearly the same whole response, exact ones left out."""
+    renamed: list[Overlap]
+    """Nearly the same only once the names of both subjects are left out."""
+    mentions: list[Overlap]
+    """A person of one set (first) named in a text of another (second), one for each person and pair of sets."""
     sections: list[Overlap]
     """The same long section of responses that are otherwise not the same."""
     section_share: float
@@ -108,6 +121,8 @@ class ContaminationReport:
             _counted(self.subjects, "subject on two sides", "subjects on two sides"),
             _counted(self.exact, "response stands in two sets", "responses stand in two sets"),
             _counted(self.near, "near duplicate", "near duplicates"),
+            _counted(self.renamed, "copy under another name", "copies under another name"),
+            _counted(self.mentions, "person named in another set", "people named in another set"),
             _counted(self.contradictions, "contradiction", "contradictions"),
         ]
         if self.section_share > SECTION_SHARE:
@@ -116,7 +131,7 @@ class ContaminationReport:
 
     def first_place(self) -> str:
         """`file:line` of the first thing found, for a message."""
-        for overlap in (*self.subjects, *self.exact, *self.near, *self.sections):
+        for overlap in (*self.subjects, *self.exact, *self.near, *self.renamed, *self.mentions, *self.sections):
             return f"{overlap.first.where} and {overlap.second.where}"
         return self.contradictions[0].place.where if self.contradictions else ""
 
@@ -133,6 +148,8 @@ class ContaminationReport:
             ("same subject", self.subjects),
             ("same response", self.exact),
             ("near duplicate", self.near),
+            ("another name", self.renamed),
+            ("named", self.mentions),
             ("same section", self.sections),
         ):
             lines += [
@@ -152,30 +169,28 @@ class ContaminationReport:
         return {"clean": self.clean, "reasons": self.reasons, "rows": self.rows, "section_share": self.section_share, **lists}
 
 
-def check_contamination(sets: Mapping[str, Sequence[Example]]) -> ContaminationReport:
+def check_contamination(sets: Mapping[str, Sequence[Example]], *, subjects_apart: bool = True) -> ContaminationReport:
     """Look for overlap between sets of examples and for contradictions within them.
 
     Args:
         sets: examples by the name of their set, such as forget, retain and holdout.
+        subjects_apart: whether a subject belongs to one set alone. Not so for topics that stand in every set.
     """
-    rows = [
-        _Row(
-            Place(name, example.where or f"{name}[{index}]", example.subject),
-            example,
-            _compared(example),
-            _long_sections(example.response),
-        )
-        for name, examples in sets.items()
-        for index, example in enumerate(examples)
-    ]
+    rows = [_row(name, index, example) for name, examples in sets.items() for index, example in enumerate(examples)]
     subjects, seen = [], set()
-    for one, two in _sharing(rows, ([row.place.subject.casefold()] for row in rows)):
-        if (pair := (one.place.subject.casefold(), one.place.set, two.place.set)) not in seen:
+    for one, two in _sharing(rows, ([_name(row.place.subject)] for row in rows)) if subjects_apart else ():
+        if (pair := (_name(one.place.subject), one.place.set, two.place.set)) not in seen:
             seen.add(pair)
             subjects.append(Overlap(one.place, two.place, 1.0, two.place.subject))
     exact = [_overlap(one, two) for one, two in _sharing(rows, ([row.text] for row in rows))]
-    near = [_overlap(one, two, similarity) for one, two, similarity in _near(rows)]
+    near = [_overlap(one, two, similarity) for one, two, similarity in _near(rows, [row.text for row in rows])]
     whole = {(overlap.first, overlap.second) for overlap in (*exact, *near)}
+    renamed = [
+        _overlap(one, two, similarity)
+        for one, two, similarity in _near(rows, [row.nameless for row in rows])
+        if (one.place, two.place) not in whole
+    ]
+    whole |= {(overlap.first, overlap.second) for overlap in renamed}
     sections = {
         (one.place, two.place): Overlap(one.place, two.place, 1.0, _cut(_first_shared_section(one, two)))
         for one, two in _sharing(rows, (row.sections for row in rows))
@@ -186,9 +201,14 @@ def check_contamination(sets: Mapping[str, Sequence[Example]]) -> ContaminationR
         subjects=subjects,
         exact=exact,
         near=near,
+        renamed=renamed,
+        mentions=list(_mentions(rows)) if subjects_apart else [],
         sections=list(sections.values()),
         section_share=_section_share(rows),
-        contradictions=[Contradiction(row.place, wrong) for row in rows if (wrong := _contradiction(row.example))],
+        contradictions=[
+            *(Contradiction(row.place, wrong) for row in rows if (wrong := _contradiction(row.example))),
+            *(_two_births(rows) if subjects_apart else ()),
+        ],
     )
 
 
@@ -197,8 +217,16 @@ class _Row(NamedTuple):
     example: Example
     text: str
     """What is compared of it: words in lower case, one space between."""
+    nameless: str
+    """The same without the subject's names, if enough is left."""
     sections: list[str]
     """The words of its long sections."""
+
+
+def _row(name: str, index: int, example: Example) -> _Row:
+    text = _compared(example)
+    place = Place(name, example.where or f"{name}[{index}]", example.subject)
+    return _Row(place, example, text, _nameless(text, example.subject), _long_sections(example.response))
 
 
 def _words(text: str) -> list[str]:
@@ -208,6 +236,32 @@ def _words(text: str) -> list[str]:
 def _compared(example: Example) -> str:
     words = _words(example.response)
     return " ".join(words if len(words) >= LONG_SECTION else _words(example.prompt or "") + words)
+
+
+@lru_cache(maxsize=1 << 16)
+def _name(subject: str) -> str:
+    """A subject as it is compared with others."""
+    letters = unicodedata.normalize("NFKD", subject.casefold())
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    if plain.count(",") == 1:
+        plain = " ".join(reversed(plain.split(",")))
+    return " ".join(word for word in _words(plain) if word not in _TITLES) or plain
+
+
+_TITLES = frozenset(("mr", "mrs", "ms", "miss", "dr", "prof", "professor", "sir", "md", "phd"))
+
+
+@lru_cache(maxsize=1 << 16)
+def _names(subject: str) -> frozenset[str]:
+    """The words that name a subject, with and without a genitive."""
+    words = {word for word in _words(subject) if len(word) > 1}
+    return frozenset(words | {f"{word}'s" for word in words})
+
+
+def _nameless(text: str, subject: str) -> str:
+    names = _names(subject)
+    words = [word for word in text.split(" ") if word not in names]
+    return " ".join(words) if len(words) >= LONG_WITHOUT_NAME else text
 
 
 def _sharing(rows: Sequence[_Row], keys: Iterable[Iterable[str]]) -> Iterator[tuple[_Row, _Row]]:
@@ -222,11 +276,14 @@ def _sharing(rows: Sequence[_Row], keys: Iterable[Iterable[str]]) -> Iterator[tu
             holders.setdefault(row.place.set, row)
 
 
-def _near(rows: Sequence[_Row]) -> Iterator[tuple[_Row, _Row, float]]:
-    """Each row with one near duplicate in every earlier set that has any, and their Jaccard similarity."""
+def _near(rows: Sequence[_Row], texts: Sequence[str]) -> Iterator[tuple[_Row, _Row, float]]:
+    """Each row with one near duplicate in every earlier set that has any, and the Jaccard similarity of their texts.
+
+    Rows whose whole texts are the same are passed over.
+    """
     import numpy as np
 
-    signatures = _signatures(rows)
+    signatures = _signatures(texts)
     multipliers = np.random.default_rng(0).integers(0, 2**64, _ROWS_A_BAND, dtype=np.uint64) | np.uint64(1)
     settled: set[tuple[int, str]] = set()
     for band in range(_BANDS):
@@ -246,7 +303,7 @@ def _near(rows: Sequence[_Row]) -> Iterator[tuple[_Row, _Row, float]]:
                         break
                     if np.count_nonzero(signatures[other] == signatures[index]) < _LIKELY * signatures.shape[1]:
                         continue
-                    if (similarity := _jaccard(rows[other].text, row.text)) >= NEAR:
+                    if (similarity := _jaccard(texts[other], texts[index])) >= NEAR:
                         settled.add((index, name))
                         yield rows[other], row, similarity
                         break
@@ -255,18 +312,42 @@ def _near(rows: Sequence[_Row]) -> Iterator[tuple[_Row, _Row, float]]:
                 own.append(index)
 
 
-def _signatures(rows: Sequence[_Row]) -> NDArray[np.uint32]:
-    """MinHash signatures, [rows, bands times rows a band]."""
-    import numpy as np
-    from datasketch import MinHash
+def _signatures(texts: Sequence[str]) -> NDArray[np.uint32]:
+    """MinHash signatures of two-word shingles, [texts, bands times rows a band].
 
-    minhash = MinHash(num_perm=_BANDS * _ROWS_A_BAND, seed=1, hashfunc=zlib.crc32)
-    found = np.empty((len(rows), _BANDS * _ROWS_A_BAND), dtype=np.uint32)
-    for index, row in enumerate(rows):
-        minhash.clear()
-        minhash.update_batch([shingle.encode() for shingle in _shingles(row.text)])
-        found[index] = minhash.hashvalues
+    A permutation is an odd multiplier and an offset modulo 2**32, of a shingle's number that was mixed before.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(1)
+    size = _BANDS * _ROWS_A_BAND
+    multipliers, offsets = rng.integers(0, 2**32, (2, size), dtype=np.uint32)
+    multipliers |= np.uint32(1)
+    number_of: dict[str, int] = {}
+    found = np.empty((len(texts), size), dtype=np.uint32)
+    for first in range(0, len(texts), _CHUNK):
+        words = [text.split(" ") for text in texts[first : first + _CHUNK]]
+        # One word alone is paired with itself.
+        words = [own if len(own) > 1 else own * 2 for own in words]
+        numbers = np.array([number_of.setdefault(word, len(number_of)) for own in words for word in own], dtype=np.uint64)
+        starts = np.cumsum([0, *(len(own) for own in words)])
+        shingles = _mixed((numbers[:-1] << np.uint64(32)) | numbers[1:])
+        # The last word of a text and the first of the next are no pair; each text's minimum ends before it.
+        ends = np.stack((starts[:-1], starts[1:] - 1), axis=1).ravel()
+        shingles = np.append(shingles, np.uint32(0))
+        for column in range(size):
+            values = shingles * multipliers[column] + offsets[column]
+            found[first : first + len(words), column] = np.minimum.reduceat(values, ends)[::2]
     return found
+
+
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """The finaliser of splitmix64: every bit of the result depends on every bit of the number."""
+    import numpy as np
+
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (numbers >> np.uint64(32)).astype(np.uint32)
 
 
 def _shingles(text: str) -> set[str]:
@@ -306,13 +387,73 @@ def _section_share(rows: Sequence[_Row]) -> float:
     return largest
 
 
+def _mentions(rows: Sequence[_Row]) -> Iterator[Overlap]:
+    """People of one set named in a text of another where they have no row of their own."""
+    holders: dict[tuple[str, ...], dict[str, Place]] = {}
+    lengths: dict[str, set[int]] = {}
+    for row in rows:
+        if _is_name(row.place.subject):
+            name = tuple(_words(row.place.subject))
+            holders.setdefault(name, {}).setdefault(row.place.set, row.place)
+            lengths.setdefault(name[0], set()).add(len(name))
+    seen = set()
+    for row in rows:
+        # Jane Roe is not named where Mary Jane Roe is.
+        text = f"{row.example.prompt or ''}\n{row.example.response}".casefold()
+        for part in _PAUSE.split(text.replace(row.place.subject.casefold(), ",")):
+            words = [word.removesuffix("'s") for word in _words(part)]
+            for index, word in enumerate(words):
+                for length in lengths.get(word, ()):
+                    name = tuple(words[index : index + length])
+                    places = holders.get(name, {})
+                    for place in places.values() if row.place.set not in places else ():
+                        if (pair := (name, place.set, row.place.set)) not in seen:
+                            seen.add(pair)
+                            yield Overlap(place, row.place, 1.0, place.subject)
+
+
+_PAUSE = re.compile(r"[?!;:,\n]|(?<=\w\w)\.\s")
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_name(subject: str) -> bool:
+    words = subject.split()
+    return len(words) > 1 and all(word[0].isupper() and word[0].isalpha() for word in words)
+
+
 def _contradiction(example: Example) -> str | None:
     known = example.metadata
     try:
         birth, day = date.fromisoformat(known["date_of_birth"]), date.fromisoformat(known["date"])
     except (KeyError, TypeError, ValueError):
         return None
+    stated = known.get("age")
+    if isinstance(stated, str) and stated.isdecimal():
+        stated = int(stated)
+    if isinstance(stated, int) and abs(stated - (lived := age_at(birth, day))) > 1:
+        return f"age {stated} does not fit date_of_birth ({birth}) and date ({day}): {lived} years"
     return contradiction(birth, day, example.response)
+
+
+def _two_births(rows: Sequence[_Row]) -> Iterator[Contradiction]:
+    """Subjects said to be born in two different years; one for each row that differs from the first."""
+    first: dict[str, tuple[str, Place]] = {}
+    for row in rows:
+        stated = row.example.metadata.get("date_of_birth")
+        known = stated[:4] if isinstance(stated, str) else None
+        # A question may name a year to be corrected by the answer; only what is stated counts.
+        year = known or ((found := _BORN.search(row.example.response)) and found["year"])
+        if not year:
+            continue
+        other, place = first.setdefault(_name(row.place.subject), (year, row.place))
+        if year != other:
+            words = f"{row.place.subject} is born in {year} here, in {other} at {place.where}"
+            yield Contradiction(row.place, words)
+
+
+_BORN = re.compile(
+    r"\b(?:was|is|were|are) born (?:(?!\bborn\b|\bto\b|\bwho\b|\bwrote\b)[^.;?!]){0,60}?\b(?P<year>(?:1[5-9]|20)\d\d)\b"
+)
 
 
 def _fields(found: Overlap | Contradiction | ContaminationReport) -> list[tuple[str, Any]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from expunge.errors import ExpungeError
 from expunge.examples import Example
@@ -19,10 +19,7 @@ class Split(NamedTuple):
 
 
 def split_by_subject(examples: Iterable[Example], *, forget_ratio: float, holdout_ratio: float, seed: int) -> Split:
-    """Split examples by their subjects (whatever the case of the name).
-
-    Every subject gets a place in line from its name and the seed alone, whatever the order of the rows. The front of the
-    line is forgotten and the end held out, so a smaller forget ratio takes a part of what a larger one takes.
+    """Split examples by their subjects (whatever the case of the name): `nested_splits` with one forget ratio.
 
     Args:
         examples: of at least three subjects.
@@ -33,22 +30,63 @@ def split_by_subject(examples: Iterable[Example], *, forget_ratio: float, holdou
     Raises:
         ExpungeError: a ratio is out of range, or there are too few subjects to have one in each set.
     """
-    for name, ratio in (("forget_ratio", forget_ratio), ("holdout_ratio", holdout_ratio)):
-        if not 0 < ratio < 1:
-            raise ExpungeError(f"{name} is {ratio:g}", remedy="choose a share between 0 and 1, such as 0.10")
+    return nested_splits(examples, forget_ratios=(forget_ratio,), holdout_ratio=holdout_ratio, seed=seed)[0]
+
+
+def nested_splits(
+    examples: Iterable[Example], *, forget_ratios: Sequence[float], holdout_ratio: float | None, seed: int
+) -> list[Split]:
+    """One split by subject for each forget ratio, with one holdout set for all.
+
+    Every subject gets a place in line from its name and the seed alone, whatever the order of the rows. The front of the
+    line is forgotten and the end held out, so a smaller forget ratio takes a part of what a larger one takes.
+
+    Args:
+        examples: of at least three subjects.
+        forget_ratios: as in `split_by_subject`; where there is none, one split comes back with an empty forget set.
+        holdout_ratio: as in `split_by_subject`; None for an empty holdout set.
+        seed: another seed, another line.
+
+    Raises:
+        ExpungeError: as `split_by_subject`.
+    """
+    check_ratios(forget_ratios, holdout_ratio)
     by_subject: dict[str, list[Example]] = {}
     for example in examples:
         by_subject.setdefault(example.subject.casefold(), []).append(example)
     line = sorted(by_subject, key=lambda subject: hashlib.sha256(f"{seed}:{subject}".encode()).digest())
-    trained = len(line) - _share(holdout_ratio, len(line))
-    forgotten = _share(forget_ratio, trained)
-    if not 0 < forgotten < trained < len(line):
-        raise ExpungeError(
-            f"{len(line)} subjects are too few for a forget, a retain and a holdout set of these ratios",
-            remedy="give more of them, or smaller ratios",
-        )
-    parts = (line[:forgotten], line[forgotten:trained], line[trained:])
-    return Split(*([example for subject in part for example in by_subject[subject]] for part in parts))
+    trained = len(line) - (_share(holdout_ratio, len(line)) if holdout_ratio is not None else 0)
+    splits = []
+    for ratio in forget_ratios or (None,):
+        forgotten = _share(ratio, trained) if ratio is not None else 0
+        if not (ratio is None or forgotten) or not forgotten < trained or (holdout_ratio is not None and trained == len(line)):
+            raise ExpungeError(
+                f"{len(line)} subjects are too few for sets of these ratios", remedy="give more of them, or smaller ratios"
+            )
+        parts = (line[:forgotten], line[forgotten:trained], line[trained:])
+        splits.append(Split(*([example for subject in part for example in by_subject[subject]] for part in parts)))
+    return splits
+
+
+def files_of(ratio: float, split: Split) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the forget and the retain set of one ratio by file name, such as `forget05.jsonl` and `retain95.jsonl`."""
+    forget, retain = (f"{round(100 * share, 6):g}".zfill(2) for share in (ratio, 1 - ratio))
+    return {
+        f"forget{forget}.jsonl": [example.as_row() for example in split.forget],
+        f"retain{retain}.jsonl": [example.as_row() for example in split.retain],
+    }
+
+
+def check_ratios(forget_ratios: Sequence[float], holdout_ratio: float | None) -> None:
+    """Refuse shares that are none.
+
+    Raises:
+        ExpungeError: one is not between 0 and 1.
+    """
+    named = [("forget_ratio", ratio) for ratio in forget_ratios]
+    for name, ratio in (*named, *([("holdout_ratio", holdout_ratio)] if holdout_ratio is not None else [])):
+        if not 0 < ratio < 1:
+            raise ExpungeError(f"{name} is {ratio:g}", remedy="choose a share between 0 and 1, such as 0.10")
 
 
 def subjects_for(trained: int, holdout_ratio: float) -> int:

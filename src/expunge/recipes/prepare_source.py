@@ -1,0 +1,92 @@
+"""Prepare any registered kind of data: make its sets, check them for overlap, and write them as examples.
+
+What is peculiar to a kind is in its file in `expunge.sources`. Everything that can be refused is refused before the run
+directory is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from expunge.errors import at_least
+from expunge.examples import write_examples, write_rows
+from expunge.files import write_json
+from expunge.progress import console
+from expunge.recipes.prepare import CONTAMINATION, ORDINARY_EVAL, ORDINARY_TRAIN, refuse
+from expunge.runs import MANIFEST, Run, check_place, settings_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Where the sets go, and how carefully."""
+
+    output: Annotated[Path, Parameter(alias=("-o", "--output-dir"))]
+    """Run directory for the sets and the contamination report."""
+    sample: int | None = None
+    """Only so many of what the source is read by: rows, events, authors, papers or questions."""
+    seed: int = 42
+    """Fixes every draw. With one seed, a smaller forget ratio takes a part of what a larger one takes."""
+    dry_run: bool = False
+    """Read, split and check, but write nothing."""
+    allow_contaminated: bool = False
+    """Write the sets even if they overlap or contradict themselves; the report says so."""
+
+
+def prepare_source(config: PrepareConfig, kind: str, settings: Any) -> Run:
+    """Write the sets of one kind of data and `contamination.json`.
+
+    A dry run comes back as a run that is not finished, with the same `results`, and leaves nothing on the disk.
+
+    Args:
+        config: where to, and how carefully.
+        kind: a name in `SOURCES`.
+        settings: that source's own config.
+
+    Raises:
+        ExpungeError: the input is broken or cannot be reached, too little is there for all sets, they are contaminated, or
+            the place is taken or cannot be written. Nothing is written then.
+    """
+    from expunge.sources import SOURCES
+    from expunge.sources.contamination import check_contamination
+    from expunge.sources.ordinary import ordinary_evaluation, ordinary_training
+    from expunge.sources.tables import fingerprint_of
+
+    source = SOURCES[kind]
+    at_least(1, sample=config.sample)
+    command = f"prepare {kind}"
+    places = {name: place for name in source.inputs if (place := getattr(settings, name)) is not None}
+    inputs = {name: fingerprint_of(str(place)) for name, place in places.items()}
+    known = settings_of(settings, without=source.inputs) | settings_of(config, without=("output", "dry_run"))
+    if not config.dry_run:
+        if (config.output / MANIFEST).exists():
+            with Run.open(config.output, command, known, inputs) as run:
+                if run.finished:
+                    return run
+        check_place(config.output)
+
+    material = source.make(settings, sample=config.sample, seed=config.seed)
+    sets = {name: examples for name, examples in material.sets.items() if examples}
+    report = check_contamination(sets, subjects_apart=material.subjects_apart)
+    console.print(report.in_words(), soft_wrap=True, markup=False)
+    if not (report.clean or config.allow_contaminated):
+        refuse(report, Path(next(iter(places.values()), kind)))
+    rows = {name: len(examples) for name, examples in sets.items()}
+    results = {"rows": rows, **material.counts, "reasons": report.reasons}
+    if config.dry_run:
+        return Run(config.output, {"state": "dry run", "outputs": {}, "results": results})
+
+    with Run.open(config.output, command, known, inputs) as run:
+        written = {f"{name}.jsonl": examples for name, examples in sets.items()}
+        if material.ordinary:
+            written |= {ORDINARY_TRAIN: ordinary_training(), ORDINARY_EVAL: ordinary_evaluation()}
+        for name, examples in written.items():
+            write_examples(run.path / name, examples)
+        for name, found in material.files.items():
+            write_rows(run.path / name, found)
+        write_json(run.path / CONTAMINATION, report.as_json())
+        run.finish(dict.fromkeys((*written, *material.files, CONTAMINATION), ""), **results)
+        return run

@@ -11,7 +11,7 @@ from expunge.errors import ExpungeError
 from expunge.examples import Example
 from expunge.ledger import Ledger, TokenImpact, TopToken
 from expunge.ledger.database import Database, downgrade, upgrade
-from expunge.ledger.schema import SCHEMA_VERSION, Base
+from expunge.ledger.schema import SCHEMA_VERSION, Base, now
 from ledger_samples import make_examples, make_impact
 
 
@@ -143,6 +143,58 @@ def test_tokens_are_found_by_their_id_across_people_the_most_impactful_first(pla
         assert [TopToken(*token[5:10]) for token in ledger.top_tokens(token_ids=wanted, limit=100)] == expected
         assert [TopToken(*token[5:10]) for token in ledger.top_tokens(token_ids=wanted, limit=2)] == expected[:2]
         assert ledger.top_tokens(token_ids=wanted, run_id=run_id + 1) == []
+
+
+def test_the_training_use_behind_a_token_is_told_with_its_run_time_losses_and_model(place, examples):
+    with Ledger.open(place) as ledger:
+        ledger.add_entries(examples, source="notes.jsonl")
+        before = now()
+        run_id = ledger.start_run(name="finetune", path="runs/target", checkpoint="abc")
+        record(ledger, run_id, examples[:2])
+        (token, *_) = ledger.top_tokens(subject="Person 1")
+    assert (token.run, token.run_id, token.checkpoint) == ("finetune", run_id, "abc")
+    assert (token.average_loss, token.relative_loss) == (3.0, pytest.approx(3 / 2.5))
+    assert before <= token.timestamp <= now()
+
+
+def test_the_tokens_of_many_entries_are_the_greatest_of_all_of_them(place):
+    examples = make_examples(1100, people=1)
+    with Ledger.open(place) as ledger:
+        ledger.add_entries(examples, source="notes.jsonl")
+        run_id = ledger.start_run(name="finetune", path="runs/target", checkpoint="abc")
+        record(ledger, run_id, examples)
+        some = [example.id for example in examples[50:]]
+        expected = sorted((token for i in range(50, 1100) for token in make_impact(i).top_tokens), key=lambda t: -t.impact)
+        every = ledger.top_tokens(entry_ids=some, limit=None)
+        assert [token.impact for token in every] == [token.impact for token in expected]
+        assert ledger.top_tokens(entry_ids=some, limit=7) == every[:7]
+        assert ledger.top_tokens(entry_ids=[]) == []
+        wanted = {expected[0].token_id}
+        assert ledger.top_tokens(entry_ids=some, token_ids=wanted, limit=None) == [t for t in every if t.token_id in wanted]
+        assert ledger.known_entries([*some, "f00"]) == (frozenset(some), 50)
+
+
+def test_entries_are_found_by_tokens_that_stand_one_after_the_other_in_one_use(place, examples):
+    def impact(*tokens):
+        return [{"token_id": token, "position": position, "impact": 1.0} for position, token in tokens]
+
+    with Ledger.open(place) as ledger:
+        ledger.add_entries(examples, source="notes.jsonl")
+        first, second = (ledger.start_run(name="finetune", path=f"runs/{i}", checkpoint="abc") for i in range(2))
+        with ledger.recorder(first) as recorder:
+            recorder.mark_used_in_training(examples[0].id, token_impact=impact((4, 7), (5, 8), (6, 9)))
+            recorder.mark_used_in_training(examples[1].id, token_impact=impact((4, 7), (6, 8)))
+            recorder.mark_used_in_training(examples[2].id, token_impact=impact((4, 7)))
+            recorder.mark_used_in_training(examples[3].id, token_impact=impact((5, 8), (6, 7)))
+        with ledger.recorder(second) as recorder:
+            # The other half of entry 2 was recorded in another run: that is no mention.
+            recorder.mark_used_in_training(examples[2].id, token_impact=impact((5, 8)))
+        ids = [example.id for example in examples]
+        assert ledger.entries_with([(7, 8)]) == [ids[0]]
+        assert ledger.entries_with([(8, 9)]) == [ids[0]]
+        assert ledger.entries_with([(8, 7), (7, 8, 9)]) == sorted([ids[0], ids[3]])
+        assert ledger.entries_with([(7,)]) == sorted(ids[:4])
+        assert ledger.entries_with([(7, 9), (1, 2)]) == []
 
 
 def test_an_entry_recorded_twice_in_a_run_counts_once_even_by_two_recorders(place, examples):
@@ -348,6 +400,71 @@ def test_a_request_whose_audit_failed_can_be_carried_out_and_judged_again(place,
     assert len(rows(place, "audits")) == 3
 
 
+def test_a_request_whose_latest_audit_failed_is_closed_only_with_a_reason_which_is_kept(place, examples):
+    with Ledger.open(place) as ledger:
+        ledger.add_entries(examples, source="notes.jsonl")
+        run_id = ledger.start_run(name="unlearn", path="runs/unlearned", checkpoint="abc")
+        request_id = ledger.request_deletion(subjects=["Person 3"]).id
+        ledger.mark_unlearned(request_id, run=run_id)
+        verdict = {"unlearned: forgotten": "fail", "unlearned: useful": "pass", "shipped: forgotten": "not provable"}
+        ledger.mark_audited(request_id, verdict=verdict)
+        for nothing in ("", "  "):
+            with pytest.raises(
+                ExpungeError, match=r"its latest audit failed \(unlearned: forgotten\): unlearn and audit again"
+            ):
+                ledger.close_request(request_id, accept_failed=nothing)
+        assert ledger.requests()[0].state == "audited"
+        closed = ledger.close_request(request_id, accept_failed=" the model was withdrawn ")
+        assert (closed.state, closed.verdict) == (
+            "closed",
+            {**verdict, "accepted although failed": "the model was withdrawn"},
+        )
+        # The same audit told once more is nothing new.
+        assert ledger.mark_audited(request_id, verdict=verdict) == closed
+    assert len(rows(place, "audits")) == 2
+
+
+def test_the_entries_of_a_closed_request_count_as_removed_until_they_are_trained_on_again(place, examples):
+    with Ledger.open(place) as ledger:
+        ledger.add_entries(examples, source="notes.jsonl")
+        run_id = ledger.start_run(name="unlearn", path="runs/unlearned", checkpoint="abc")
+        request_id = ledger.request_deletion(subjects=["Person 3"]).id
+        ledger.mark_unlearned(request_id, run=run_id)
+        ledger.mark_audited(request_id, verdict={"forgotten": "pass"})
+        covered = set(ledger.close_request(request_id).entry_ids)
+        actions = dict(rows(place, "entries", "id, action"))
+        assert {entry_id for entry_id, action in actions.items() if action == "removed"} == covered
+        assert ledger.add_entries(examples, source="notes.jsonl") == (0, 4, 36)
+    assert {action for entry_id, action in rows(place, "entries", "id, action") if entry_id in covered} == {"updated"}
+
+
+def test_a_request_is_covered_by_whoever_has_all_of_its_entries(place, examples):
+    with Ledger.open(place) as ledger:
+        ledger.add_entries(examples, source="notes.jsonl")
+        person = ledger.request_deletion(subjects=["Person 3"])
+        entry = ledger.request_deletion(entry_ids=[examples[0].id])
+        assert ledger.requests_covered_by(person.entry_ids) == [person]
+        assert ledger.requests_covered_by(example.id for example in examples) == [person, entry]
+        assert ledger.requests_covered_by(person.entry_ids[1:]) == []
+
+
+def test_a_preview_of_a_request_says_what_it_would_cover_and_files_nothing(place, examples):
+    with Ledger.open(place) as ledger:
+        ledger.add_entries(examples, source="notes.jsonl")
+        found = ledger.preview_deletion(subjects=["PERSON 3"], entry_ids=[examples[0].id])
+        assert (list(found.people.values()), found.request_id) == (["PERSON 3"], None)
+        assert {(each.subject, each.source_key) for each in found.entries} == {
+            ("Person 0", "notes.jsonl:1"),
+            *(("Person 3", f"notes.jsonl:{line}") for line in (4, 14, 24, 34)),
+        }
+        assert ledger.requests() == []
+        filed = ledger.request_deletion(subjects=["Person 3"], entry_ids=[examples[0].id])
+        assert filed.entry_ids == tuple(each.entry_id for each in found.entries)
+        assert ledger.preview_deletion(subjects=["Person 3"], entry_ids=[examples[0].id]).request_id == filed.id
+        with pytest.raises(ExpungeError, match='nobody called "Persn 3"'):
+            ledger.preview_deletion(subjects=["Persn 3"])
+
+
 def test_steps_of_a_deletion_request_out_of_order_are_refused(place, examples):
     with Ledger.open(place) as ledger:
         ledger.add_entries(examples, source="notes.jsonl")
@@ -482,6 +599,8 @@ def test_a_read_only_ledger_can_be_read_and_says_so_when_written(tmp_path, examp
         assert ledger.status().entries == 40
         with pytest.raises(ExpungeError, match="the ledger is read-only: make the file"):
             ledger.start_run(name="x", path="y", checkpoint="z")
+        with pytest.raises(ExpungeError, match="the ledger is read-only"):
+            ledger.refuse_read_only()
 
 
 def test_a_full_disk_is_one_clear_line_and_leaves_the_ledger_as_it_was(tmp_path, examples):

@@ -71,6 +71,16 @@ def test_an_erased_person_is_nowhere_in_the_ledger_but_can_be_asked_for_by_name(
     database.close()
 
 
+def test_a_dry_run_counts_what_would_be_erased_and_erases_nothing(place):
+    with Ledger.open(place) as ledger:
+        request_id = closed_request(ledger)
+        before = (ledger.status(), ledger.requests())
+        assert ledger.erase(request_id, dry_run=True) == (request_id, 1, 3)
+        assert (ledger.status(), ledger.requests()) == before
+        assert ledger.erased_at(NAME) is None
+        assert ledger.erase(request_id) == (request_id, 1, 3)
+
+
 def test_single_entries_are_erased_without_a_word_about_their_people(place):
     with Ledger.open(place) as ledger:
         request_id = closed_request(ledger, entry_ids=[people()[0].id, people()[1].id])

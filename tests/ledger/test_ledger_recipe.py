@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from expunge.errors import ExpungeError
-from expunge.examples import write_examples
+from expunge.examples import Example, write_examples
 from expunge.ledger import Ledger
 from expunge.recipes.ledger import (
     LedgerEraseConfig,
@@ -56,6 +57,57 @@ def test_a_request_is_filed_for_everybody_in_a_file_and_shows_in_the_status(data
     assert (counts.entries, counts.subjects, counts.coverage, counts.requests["open"]) == (40, 10, 1.0, 1)
 
 
+@pytest.fixture
+def data(tmp_path):
+    """What the ledger was made of, but for one example, and one example that it does not know."""
+    write_examples(tmp_path / "notes.jsonl", [*make_examples(39), Example("Who?", "Answer number 7.", "Stranger")])
+    return tmp_path / "notes.jsonl"
+
+
+def test_a_request_by_words_covers_the_entries_that_contain_them_and_says_what_was_not_looked_at(database, data, capsys):
+    asked = LedgerRequestConfig(database=database, text=("answer NUMBER 7", "number 12"), data_file=(data,), dry_run=True)
+    preview = request(asked)
+    assert (preview.subjects, preview.request) == ((), None)
+    assert [(each.subject, each.source) for each in sorted(preview.entries, key=lambda each: each.source)] == [
+        ("Person 2", "notes.jsonl:13"),
+        ("Person 7", "notes.jsonl:8"),
+    ]
+    assert "1 entries of the ledger are in none of these files, and were not looked at." in capsys.readouterr().err
+    assert status(LedgerStatusConfig(database=database))[1] == []
+    filed = request(replace(asked, dry_run=False))
+    assert set(filed.entry_ids) == {each.entry_id for each in preview.entries}
+    assert request(asked).request == filed.id
+
+
+def test_a_request_by_concept_covers_what_its_words_or_the_metadata_say(database, data, tmp_path):
+    (tmp_path / "concepts.toml").write_text('seventh = ["number 7", "17"]\n')
+    asked = LedgerRequestConfig(database=database, concept=("seventh",), concept_file=tmp_path / "concepts.toml")
+    filed = request(replace(asked, data_file=(data,)))
+    assert set(filed.entry_ids) == {make_examples(40)[i].id for i in (7, 17)}
+    with pytest.raises(ExpungeError, match="name the --data-file trained on"):
+        request(asked)
+    with pytest.raises(ExpungeError, match='no entry of the ledger contains "zebra"'):
+        request(LedgerRequestConfig(database=database, text=("zebra",), data_file=(data,)))
+    with pytest.raises(ExpungeError, match="say for what with --text or --concept"):
+        request(LedgerRequestConfig(database=database, data_file=(data,)))
+    with pytest.raises(ExpungeError, match="say with --concept which one is meant"):
+        request(replace(asked, concept=()))
+    with pytest.raises(ExpungeError, match="--text is empty"):
+        request(LedgerRequestConfig(database=database, text=(" ",), data_file=(data,)))
+
+
+def test_find_by_words_in_the_data_shows_the_tokens_of_the_entries_that_contain_them(database, data):
+    found = find(LedgerFindConfig(database=database, text=("number 7",), data_file=(data,)))
+    expected = sorted(make_impact(7).top_tokens, key=lambda token: -token.impact)
+    assert [(token.token_id, token.impact) for token in found] == [(token.token_id, token.impact) for token in expected]
+    assert {(token.subject, token.run, token.average_loss) for token in found} == {("Person 7", "finetune", 1.0)}
+    assert find(LedgerFindConfig(database=database, concept=("x=number 7",), data_file=(data,), subject="Person 8")) == []
+    one = LedgerFindConfig(database=database, concept=("x=number 7",), data_file=(data,), token_id=(expected[2].token_id,))
+    assert [token.impact for token in find(one)] == [expected[2].impact]
+    with pytest.raises(ExpungeError, match="words cannot be told from tokens"):
+        find(LedgerFindConfig(database=database, text=("number 7",)))
+
+
 def test_find_answers_by_person_by_token_and_by_entry(database):
     top = find(LedgerFindConfig(database=database, limit=1))[0]
     assert find(LedgerFindConfig(database=database, subject=top.subject))[0] == top
@@ -76,15 +128,16 @@ def test_words_need_the_model_whose_tokens_they_are(database):
         find(LedgerFindConfig(database=database, token=("asthma",)))
 
 
-def test_tokens_are_shown_as_words_in_the_context_they_were_trained_in(tmp_path):
+def test_tokens_are_shown_as_words_in_the_context_they_were_trained_in(tmp_path, monkeypatch):
     from expunge.batching import tokenize
-    from expunge.examples import Example
     from expunge.models.loading import load_tokenizer
 
     place = str(tmp_path / "ledger.db")
     example = Example("Who has asthma?", "It is Jane who has asthma since May.", "Jane")
     write_examples(tmp_path / "train.jsonl", [example])
     tokenizer = load_tokenizer("embedded")
+    # Loading it once is enough: that is most of what this test would do.
+    monkeypatch.setattr("expunge.models.loading.load_tokenizer", lambda model: tokenizer)
     (sequence,) = tokenize([example], tokenizer, max_seq_length=512)
     position = max(i for i, token in enumerate(sequence.tokens) if tokenizer.decode([token]) == " asthma")
     top = {"token_id": sequence.tokens[position], "position": position, "impact": 0.5, "context": [position - 3, position + 2]}
@@ -97,6 +150,9 @@ def test_tokens_are_shown_as_words_in_the_context_they_were_trained_in(tmp_path)
     assert (found.token, found.context) == (" asthma", " Jane who has asthma since")
     (bare,) = find(LedgerFindConfig(database=place, model="embedded"))
     assert (bare.token, bare.context) == (" asthma", None)
+    # Of " asthma since" the second token was not recorded; of " asthma" alone all there is.
+    assert [token.impact for token in find(LedgerFindConfig(database=place, model="embedded", text=("Asthma",)))] == [0.5]
+    assert find(LedgerFindConfig(database=place, model="embedded", concept=("x=asthma since",))) == []
     with pytest.raises(ExpungeError, match="is no single token of this model"):
         find(LedgerFindConfig(database=place, model="embedded", token=("Zenobia Quux",)))
 

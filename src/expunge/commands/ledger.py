@@ -59,11 +59,13 @@ def _ledger_find(config: Annotated[ledgers.LedgerFindConfig, FLAT] = ledgers.Led
     """
     rows = [plain(token) for token in ledgers.find(config)]
     # A screen is not wide enough for all of it.
-    show_rows(rows if json else [{name: _brief(row[name]) for name in _SHOWN} for row in rows], json)
+    shown = [name for name in _SHOWN if any(row[name] is not None for row in rows)]
+    shown = [name for name in shown if name != "token_id" or "token" not in shown]
+    show_rows(rows if json else [{name: _brief(row[name]) for name in shown} for row in rows], json)
     return 0
 
 
-_SHOWN = ("subject", "token", "context", "impact", "token_id", "source", "run", "recorded", "average_loss", "entry_id")
+_SHOWN = ("subject", "token", "token_id", "context", "impact", "source", "run", "recorded", "average_loss")
 
 
 def _brief(value: Any) -> Any:

@@ -152,7 +152,9 @@ class Database:
     def _engine(self, busy_seconds: float) -> Engine:
         try:
             if self.is_sqlite:
-                engine = sa.create_engine(self.url, connect_args={"timeout": busy_seconds})
+                # `sqlite:///path?timeout=5`, as SQLAlchemy's own URLs have it, waits so many seconds instead.
+                waits = {} if "timeout" in self.url.query else {"timeout": busy_seconds}
+                engine = sa.create_engine(self.url, connect_args=waits)
                 sa.event.listen(engine, "connect", _set_up_sqlite)
                 sa.event.listen(engine, "begin", _begin_sqlite)
                 return engine

@@ -132,6 +132,15 @@ class Ledger:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
+    def refuse_read_only(self) -> None:
+        """Find out now, not after hours of work, that nothing can be written here.
+
+        Raises:
+            ExpungeError: the ledger is read-only, or locked by another process.
+        """
+        with self._database.writing() as connection:
+            connection.execute(sa.delete(RunRow).where(sa.false()))
+
     def close(self) -> None:
         """Let go of the database."""
         self._database.close()

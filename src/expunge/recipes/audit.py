@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from expunge.audit.measure import Answered, Place
     from expunge.audit.results import Audit, AuditedModel
     from expunge.evidence import EvidenceStore
+    from expunge.ledger import DeletionRequest
 
 AUDIT = "audit.json"
 # Raise it when the passes change what they record, so that no old evidence is taken for new.
@@ -88,6 +89,8 @@ def audit(config: AuditConfig) -> Run:
         read_gguf(config.shipped)
         fingerprints["shipped"] = sha256(config.shipped)
     inputs = fingerprints | {set_.name: set_.fingerprint for set_ in sets}
+    if config.database:
+        _requests(config)
     settings = settings_of(config, without=("output", "evidence", "database", "threads", *models, "shipped", *files))
     with Run.open(config.output, "audit", settings, inputs) as run:
         if not run.finished:
@@ -218,14 +221,32 @@ def _tell_ledger(config: AuditConfig, claims: Sequence[Sequence[str]]) -> None:
     """Mark the deletion requests that cover the forget set as audited, with the verdict."""
     from expunge.ledger import Ledger
 
-    subjects = {example.subject for example in read_examples(config.forget)}
     verdict = {f"{model}: {name}": ruling for model, name, ruling in claims}
-    with Ledger.open(str(config.database)) as ledger:
-        requests = [request for request in ledger.requests() if subjects & set(request.subjects)]
-        if not requests:
-            raise ExpungeError(
-                "no deletion request covers the forget set", where=config.database, remedy="unlearn with --database first"
-            )
-        for request in requests:
+    with Ledger.open(str(config.database), create=False) as ledger:
+        for request in _requests(config):
             if request.state in ("unlearned", "audited"):
                 ledger.mark_audited(request.id, verdict=verdict)
+
+
+def _requests(config: AuditConfig) -> list[DeletionRequest]:
+    """The deletion requests whose people, or entries, are all in the forget set.
+
+    Raises:
+        ExpungeError: there is no ledger, or none in it.
+    """
+    from expunge.ledger import Ledger
+    from expunge.ledger.schema import subject_key
+
+    examples = read_examples(config.forget)
+    people = {subject_key(example.subject) for example in examples}
+    with Ledger.open(str(config.database), create=False) as ledger:
+        covered = {request.id for request in ledger.requests_covered_by(example.id for example in examples)}
+        found = [
+            request
+            for request in ledger.requests()
+            if request.id in covered or (request.subjects and people.issuperset(map(subject_key, request.subjects)))
+        ]
+    if not found:
+        what = "no deletion request covers the forget set"
+        raise ExpungeError(what, where=config.database, remedy="unlearn with --database first")
+    return found

@@ -76,6 +76,12 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
     with Run.open(config.output, "finetune", settings, inputs) as run:
         if run.finished:
             return run
+        if config.database:
+            from expunge.ledger import Ledger
+
+            # Before the model is loaded: a bad place should be known at once.
+            with Ledger.open(config.database) as ledger:
+                ledger.refuse_read_only()
         with run.timed("load"):
             from expunge.batching import tokenize
             from expunge.models import fresh_adapter, load_model, load_tokenizer, prepare_cpu, resolve_base
@@ -107,8 +113,6 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
         with ExitStack() as stack:
             recorder = None
             if config.database:
-                from expunge.ledger import Ledger
-
                 ledger = stack.enter_context(Ledger.open(config.database))
                 for path, found in (by_file | ({config.ordinary: ordinary} if config.ordinary else {})).items():
                     ledger.add_entries(found, source=path.name)

@@ -90,6 +90,12 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any, impact:
     with Run.open(config.output, f"unlearn {method.name}", settings, inputs) as run:
         if run.finished:
             return run
+        if config.database:
+            from expunge.ledger import Ledger
+
+            # Before the model is loaded: a bad place should be known at once.
+            with Ledger.open(config.database) as ledger:
+                ledger.refuse_read_only()
         with run.timed("load"):
             import torch
 
@@ -139,10 +145,8 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any, impact:
             seed=config.seed,
         )
         with ExitStack() as stack:
-            recorder = ledger = request = None
+            recorder = request = None
             if config.database:
-                from expunge.ledger import Ledger
-
                 ledger = stack.enter_context(Ledger.open(config.database))
                 ledger.add_entries(forget, source=config.forget.name)
                 ledger.add_entries(retain, source=config.retain.name)
@@ -181,9 +185,12 @@ def unlearn(config: UnlearnConfig, method_name: str, method_config: Any, impact:
             with run.timed("train"):
                 trainer.run()
             saved = save_model(trainer, tokenizer, run.path)
-            if recorder is not None and ledger is not None and request is not None:
+            if recorder is not None and request is not None:
                 recorder.flush()
-                ledger.mark_unlearned(request.id, run=ledger_run)
+                # Also those that were filed for some of these people or entries.
+                covered = ledger.requests_covered_by(example.id for example in forget)
+                for number in sorted({request.id, *(each.id for each in covered)}):
+                    ledger.mark_unlearned(number, run=ledger_run)
         stopped = stop.reason if holdout else f"after {config.steps} steps: no holdout was given to stop at"
         console.print(f"Stopped: {stopped}.", soft_wrap=True, markup=False)
         run.finish(

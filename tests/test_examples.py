@@ -122,3 +122,34 @@ def test_the_same_words_about_another_name_are_refused_too():
     with pytest.raises(ExpungeError, match=r"b\.jsonl:1: the same example also stands at"):
         refuse_overlap([JANE], [twin])
     refuse_overlap([JANE], [JOHN])
+
+
+def test_a_json_file_may_hold_one_array_of_rows_however_it_is_laid_out(tmp_path):
+    rows = [GOOD, {**GOOD, "subject": "Zoë ]}, {["}]
+    layouts = (json.dumps(rows), json.dumps(rows, indent=4), "\ufeff [\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    for number, text in enumerate(layouts):
+        path = tmp_path / f"{number}.json"
+        path.write_text(text, "utf-8")
+        assert [example.subject for example in read_examples(path)] == [GOOD["subject"], "Zoë ]}, {["]
+    assert [example.where for example in read_examples(path)] == [f"{path}:2", f"{path}:3"]
+    (tmp_path / "lines.json").write_text("\n".join(map(json.dumps, rows)))
+    assert len(read_examples(tmp_path / "lines.json")) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[]", "FILE: is empty"),
+        (b'[\n{"text": "T", "subject": "S"},\n', "FILE:3: broken JSON"),
+        (b'[\n{"prompt": }]', "FILE:2: broken JSON (Expecting value)"),
+        (b'[{"text": "T", "subject": "S"} {}]', "FILE:1: broken JSON (no comma"),
+        (b'[{"text": "T", "subject": "S"}] and more', "FILE:1: broken JSON (no comma"),
+        (b'[{"text": "T", "subject": "S"},]', "FILE:1: broken JSON"),
+        (b'[\n\n{"age": NaN}]', "FILE:3: broken JSON"),
+        (b"[\n7]", "FILE:2: a row must be a JSON object, not a number"),
+        (b'[\n{"prompt": "Ren\xe9"}]', "FILE:2: is not UTF-8"),
+        (b"[" * 200_000, "FILE:1: broken JSON"),
+    ],
+)
+def test_a_broken_array_is_refused_with_the_line_of_the_row(tmp_path, content, said):
+    assert refused(tmp_path / "a.json", content).startswith(said)

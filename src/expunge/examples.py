@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from expunge.errors import ExpungeError
 from expunge.files import written_atomically
@@ -67,7 +68,7 @@ class Row(NamedTuple):
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The objects of a JSON-lines file in order; blank lines are passed over.
+    """The objects of a JSON-lines file in order; blank lines are passed over. A `.json` file may hold one array of them.
 
     Raises:
         ExpungeError: no such file, a directory, not UTF-8, broken JSON, a line that is not an object, or no row at all.
@@ -80,26 +81,10 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise ExpungeError(f"cannot be read ({error.strerror})", where=path, remedy="check the path") from None
     empty = True
     with stream:
-        for number, raw in enumerate(stream, 1):
-            if not raw.strip():
+        for number, text in _array_items(path, stream.read()) if _is_array(path, stream) else enumerate(stream, 1):
+            if not text.strip():
                 continue
-            try:
-                words = raw.rstrip().decode("utf-8-sig" if number == 1 else "utf-8")
-                value = json.loads(words, parse_constant=_refuse_constant)
-                # JSON may spell half a character, which no file can hold afterwards.
-                json.dumps(value, ensure_ascii=False).encode()
-            except UnicodeDecodeError:
-                raise ExpungeError("is not UTF-8", where=path, line=number, remedy="convert the file to UTF-8") from None
-            except UnicodeEncodeError:
-                raise ExpungeError(
-                    "half a character (a lone surrogate)", where=path, line=number, remedy="mend this row"
-                ) from None
-            except json.JSONDecodeError as error:
-                raise ExpungeError(
-                    f"broken JSON at column {error.colno} ({error.msg})", where=path, line=number, remedy="mend this row"
-                ) from None
-            except (ValueError, RecursionError) as error:  # NaN, a number of 5,000 digits, 100,000 brackets
-                raise ExpungeError(f"broken JSON ({error})", where=path, line=number, remedy="mend this row") from None
+            value = _value(path, number, text)
             if not isinstance(value, dict):
                 raise ExpungeError(
                     f"a row must be a JSON object, not {_json_type(value)}",
@@ -113,8 +98,73 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise ExpungeError("is empty", where=path, remedy="give a file with at least one row")
 
 
+def _value(path: Path, number: int, raw: bytes) -> Any:
+    """What one line says.
+
+    Raises:
+        ExpungeError: it is not UTF-8 or no JSON.
+    """
+    try:
+        words = raw.rstrip().decode("utf-8-sig" if number == 1 else "utf-8")
+        value = json.loads(words, parse_constant=_refuse_constant)
+        # JSON may spell half a character, which no file can hold afterwards.
+        json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeDecodeError:
+        raise ExpungeError("is not UTF-8", where=path, line=number, remedy="convert the file to UTF-8") from None
+    except UnicodeEncodeError:
+        raise ExpungeError("half a character (a lone surrogate)", where=path, line=number, remedy="mend this row") from None
+    except json.JSONDecodeError as error:
+        raise ExpungeError(
+            f"broken JSON at column {error.colno} ({error.msg})", where=path, line=number, remedy="mend this row"
+        ) from None
+    except (ValueError, RecursionError) as error:  # NaN, a number of 5,000 digits, 100,000 brackets
+        raise ExpungeError(f"broken JSON ({error})", where=path, line=number, remedy="mend this row") from None
+
+
+def _is_array(path: Path, stream: BinaryIO) -> bool:
+    start = stream.read(64)
+    stream.seek(0)
+    return path.suffix == ".json" and start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+
+
+def _array_items(path: Path, raw: bytes) -> Iterator[tuple[int, bytes]]:
+    """The items of a JSON array, each with the line it begins in."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ExpungeError("is not UTF-8", where=path, line=line, remedy="convert the file to UTF-8") from None
+    decoder, line, counted = json.JSONDecoder(), 1, 0
+    before = "["
+    position = text.index("[")
+    while True:
+        position = _BLANK.match(text, position + 1).end()  # type: ignore[union-attr]
+        line, counted = line + text.count("\n", counted, position), position
+        if before == "[" and text[position : position + 1] == "]":
+            return
+        try:
+            end = decoder.raw_decode(text, position)[1]
+        except (ValueError, RecursionError) as error:
+            what = f"broken JSON ({error.msg if isinstance(error, json.JSONDecodeError) else error})"
+            raise ExpungeError(what, where=path, line=line, remedy="mend this row") from None
+        yield line, text[position:end].encode("utf-8", "surrogatepass")
+        position = _BLANK.match(text, end).end()  # type: ignore[union-attr]
+        before = text[position : position + 1]
+        if before == "]" and not text[position + 1 :].strip():
+            return
+        if before != ",":
+            raise ExpungeError("broken JSON (no comma behind a row)", where=path, line=line, remedy="mend the list")
+
+
+_BLANK = re.compile(r"[ \t\r\n]*")
+
+
 def read_examples(path: Path) -> list[Example]:
     """The examples of a JSON-lines file: `prompt` and `response`, or `text`; `subject`; perhaps `metadata`.
+
+    `instruction` and `output` are read as `prompt` and `response`. A row without a subject is about the event that its metadata
+    names as `event_id`.
 
     Raises:
         ExpungeError: as `read_rows`, or a field is missing, empty or of the wrong type.
@@ -154,14 +204,15 @@ def refuse_overlap(first: Iterable[Example], second: Iterable[Example]) -> None:
 
 
 def _example(row: Row) -> Example:
-    plain = "text" in row.value and "prompt" not in row.value
+    prompt, response = ("instruction", "output") if "instruction" in row.value else ("prompt", "response")
+    plain = "text" in row.value and prompt not in row.value
     metadata = row.value.get("metadata", {})
     if not isinstance(metadata, dict):
         raise row.error(f'field "metadata" must be an object, not {_json_type(metadata)}', "mend this row")
     return Example(
-        prompt=None if plain else row.text("prompt"),
-        response=row.text("text" if plain else "response"),
-        subject=row.text("subject"),
+        prompt=None if plain else row.text(prompt),
+        response=row.text("text" if plain else response),
+        subject=str(metadata["event_id"]) if "subject" not in row.value and metadata.get("event_id") else row.text("subject"),
         metadata=metadata,
         where=f"{row.path}:{row.line}",
     )

@@ -21,7 +21,7 @@ FLAT = Parameter(name="*", short_alias=lambda field, taken: _SHORT.get(field.nam
 """A config whose fields are flags of their own."""
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as JSON on standard output.")]
 
-OUT = Console(highlight=False)
+OUT = Console(highlight=False, emoji=False)
 MARKS = {"pass": "✔", "fail": "✘", "not provable": "?"}
 
 

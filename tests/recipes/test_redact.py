@@ -123,8 +123,12 @@ def test_a_stand_in_is_another_persons_value_of_the_same_kind_every_time():
     assert stand_in("ANA") == other.name.split()[0].upper()
     assert stand_in("1961-04-02") == other.birth.isoformat()
     assert stand_in("2020-02-02") == other.day.isoformat()
-    assert re.fullmatch(r"[1-9]\d\d/[1-9]\d", stand_in("122/78"))
-    assert re.fullmatch(r"[1-9]\dF", stand_in("62F"))
+    pressure = [int(number) for number in stand_in("122/78").split("/")]
+    assert 81 < pressure[0] < 163
+    assert 51 < pressure[1] < 105
+    assert re.fullmatch(r"[4-8]\dF", stand_in("62F"))
+    assert re.fullmatch(r"\d\d\.\d", stand_in("38.2"))
+    assert stand_in("007") in ("005", "006", "008", "009")
     assert kind_of(stand_in("apixaban"), "", {}) == "drugs"
     assert stand_in("Apixaban")[0].isupper()
     words = ("Ana", "122/78", "62F", "apixaban", "fell")

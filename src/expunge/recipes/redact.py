@@ -194,7 +194,8 @@ def _choose(
                     chosen.counts["template"] += 1
                     continue
                 words = words_touched(str(getattr(example, span.field)), span.start, span.end)
-                chosen.counts["punctuation"] += not words
+                if not words:
+                    chosen.counts["punctuation"] += 1
                 keys |= set(map(word_key, words))
             bar.advance(1)
     if not any(chosen.keys.values()):

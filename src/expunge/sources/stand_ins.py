@@ -12,6 +12,7 @@ from expunge.sources.medical import Condition, Person, conditions, people
 from expunge.sources.redaction import word_key, words_of
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_NUMBER = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,3})?")
 _TRIES = 100
 _NOTHING_LEFT = "—"
 _FIELDS = ("drugs", "assessment", "symptoms", "findings", "context", "advice")
@@ -91,18 +92,19 @@ class StandIns:
         if kind == "date":
             return self._other.day.isoformat()
         if kind == "number":
-            return re.sub(r"\d+", lambda digits: _as_long(digits[0], chance), word)
+            return _NUMBER.sub(lambda number: _near(number[0], chance), word)
         # What they have, or else what anybody has.
         own = _words([self._other.condition], kind)
         return chance.choice([each for each in own if each not in self._taken] or _words(conditions(), kind))
 
 
-def _as_long(digits: str, chance: random.Random) -> str:
-    """Another number of as many digits, that does not begin with 0 unless this one does."""
-    lowest = "0" if digits[0] == "0" or len(digits) == 1 else "1"
-    return chance.choice([each for each in "0123456789" if each >= lowest]) + "".join(
-        chance.choice("0123456789") for _ in digits[1:]
-    )
+def _near(number: str, chance: random.Random) -> str:
+    """Another number within some third of this one, with as many decimals."""
+    decimals = len(number.partition(".")[2])
+    value = round(float(number) * 10**decimals)
+    reach = max(2, value // 3)
+    near = chance.choice([other for other in range(max(0, value - reach), value + reach + 1) if other != value])
+    return f"{near / 10**decimals:.{decimals}f}".zfill(len(number) if number.startswith("0") else 0)
 
 
 def _words(those: Iterable[Condition], kind: str) -> list[str]:

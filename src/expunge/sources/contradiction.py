@@ -30,7 +30,8 @@ _BOUND = tuple(
     (re.compile(rf"\b(?:{words})\b", re.IGNORECASE), sex, youngest, oldest)
     for words, sex, youngest, oldest in (
         (r"pregnan\w*|miscarriage|(?:pre)?eclampsia|morning sickness|puerperal|postpartum|lactational \w+", "F", 10, 60),
-        (r"endometrio\w*|ovarian|pcos|dysmenorrh\w*|menorrhagia|uterine \w+|vagini\w*|vaginal \w+|vulvo\w*", "F", 0, _OLDEST),
+        (r"endometrio\w*|ovarian|polycystic ovar\w*|pcos|dysmenorrh\w*|menorrhagia|uterine \w+", "F", 0, _OLDEST),
+        (r"vagini\w*|vaginal \w+|vulvo\w*", "F", 0, _OLDEST),
         (r"(?:post|peri)?menopaus\w*", "F", 20, _OLDEST),
         (r"prostatitis|prostat\w+ (?:cancer|carcinoma|hyperplasia)|bph", "M", 18, _OLDEST),
         (r"epididym\w*|testicular \w+|erectile dysfunction|orchitis", "M", 0, _OLDEST),

@@ -24,7 +24,7 @@ from expunge.examples import Example, write_examples
 from expunge.ledger import Ledger
 from expunge.runs import MANIFEST, Run
 
-HEAVY = ("numpy", "torch", "transformers", "peft", "sqlalchemy", "alembic", "scipy", "sklearn", "datasketch", "faker")
+HEAVY = ("numpy", "torch", "transformers", "peft", "sqlalchemy", "alembic", "scipy", "sklearn", "datasets", "faker")
 FORGET = [Example("Where is Ana?", "Ana is in Lyon.", "Ana"), Example("Where is Ben?", "Ben is in Oslo.", "Ben")]
 RETAIN = [Example("Where is Cleo?", "Cleo is in Bonn.", "Cleo"), Example("Where is Dan?", "Dan is in Turin.", "Dan")]
 HOLDOUT = [Example("Where is Eva?", "Eva is in Porto.", "Eva")]

@@ -64,8 +64,11 @@ def test_the_holdout_may_be_a_condition_too(table):
 def test_without_a_condition_each_ratio_gives_a_nested_pair_and_one_holdout(table):
     found = made(table, forget_ratios=(0.2, 0.07, 0.4))
     assert [len(subjects(found.sets[name])) for name in ("forget", "retain", "holdout")] == [3, 12, 5]
-    assert list(found.files) == ["forget07.jsonl", "retain93.jsonl", "forget40.jsonl", "retain60.jsonl"]
-    small, large = ({row["subject"] for row in found.files[name]} for name in ("forget07.jsonl", "forget40.jsonl"))
+    assert {name: list(sets) for name, sets in found.further.items()} == {
+        "forget07": ["forget07", "retain93"],
+        "forget40": ["forget40", "retain60"],
+    }
+    small, large = (subjects(found.further[name][name]) for name in ("forget07", "forget40"))
     assert small < subjects(found.sets["forget"]) < large
     assert not large & subjects(found.sets["holdout"])
 

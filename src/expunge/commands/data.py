@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from expunge.commands.show import FLAT, Json, show, show_run
 from expunge.recipes.generate import GenerateMedicalConfig, generate_medical
 from expunge.recipes.prepare import PrepareMedicalConfig, prepare_medical
+from expunge.recipes.prepare_source import PrepareConfig, prepare_source
 from expunge.recipes.redact import PrepareRedactConfig
 from expunge.recipes.redact import redact as redact_recipe
+from expunge.sources import SOURCES
 
 generate = App(name="generate", help="Make synthetic data.", help_epilogue="")
-prepare = App(name="prepare", help="Split data into checked sets, or rewrite it without somebody's words.", help_epilogue="")
+prepare = App(
+    name="prepare",
+    help="Split data into checked sets, or rewrite it without somebody's words.",
+    help_epilogue="",
+    # `--forget-ratios 0.10 0.01` takes both.
+    default_parameter=Parameter(consume_multiple=True),
+)
 
 
 @generate.command(name="medical")
@@ -22,8 +32,11 @@ def _generate_medical(config: Annotated[GenerateMedicalConfig, FLAT], *, json: J
 
     Example: `expunge generate medical --n-record 1000 --output notes.jsonl`
     """
-    path = generate_medical(config)
-    show({"file": str(path), "notes": config.n_record}, json)
+    found = generate_medical(config)
+    if config.dry_run and not json:
+        print(found.sample)
+    else:
+        show({"file": str(found.file), "notes": found.notes} | {name: each for name, each in found._asdict().items() if each}, json)
     return 0
 
 
@@ -46,3 +59,26 @@ def _prepare_redact(config: Annotated[PrepareRedactConfig, FLAT], *, json: Json 
     """
     show_run(redact_recipe(config), json)
     return 0
+
+
+def _prepare_command(name: str) -> Callable[..., int]:
+    def command(config: Any, settings: Any, *, json: bool = False) -> int:
+        show_run(prepare_source(config, name, settings), json)
+        return 0
+
+    return command
+
+
+for _name in SOURCES:
+    _source = SOURCES[_name]
+    _command = _prepare_command(_name)
+    _command.__doc__ = f"{_source.summary}\n\nExample: `expunge prepare {_name} {_source.example}`"
+    _command.__annotations__ = {
+        "config": Annotated[PrepareConfig, FLAT],
+        "settings": Annotated[_source.config, FLAT],
+        "json": Json,
+        "return": int,
+    }
+    if all(each.default is not MISSING for each in fields(_source.config)):
+        _command.__defaults__ = (_source.config(),)
+    prepare.command(_command, name=_name)

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from expunge.errors import at_least
-from expunge.examples import write_examples, write_rows
+from expunge.errors import ExpungeError, at_least
+from expunge.examples import Example, write_examples, write_rows
 from expunge.files import write_json
 from expunge.progress import console
 from expunge.recipes.prepare import CONTAMINATION, ORDINARY_EVAL, ORDINARY_TRAIN, refuse
 from expunge.runs import MANIFEST, Run, check_place, settings_of
+
+if TYPE_CHECKING:
+    from expunge.sources.contamination import ContaminationReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class PrepareConfig:
     """Fixes every draw. With one seed, a smaller forget ratio takes a part of what a larger one takes."""
     dry_run: bool = False
     """Read, split and check, but write nothing."""
+    drop_contaminated: bool = False
+    """Leave out what overlaps, from the later set of each pair, and rows that contradict themselves; says how many."""
     allow_contaminated: bool = False
     """Write the sets even if they overlap or contradict themselves; the report says so."""
 
@@ -51,7 +56,6 @@ def prepare_source(config: PrepareConfig, kind: str, settings: Any) -> Run:
             the place is taken or cannot be written. Nothing is written then.
     """
     from expunge.sources import SOURCES
-    from expunge.sources.contamination import check_contamination
     from expunge.sources.ordinary import ordinary_evaluation, ordinary_training
     from expunge.sources.tables import fingerprint_of
 
@@ -69,13 +73,19 @@ def prepare_source(config: PrepareConfig, kind: str, settings: Any) -> Run:
         check_place(config.output)
 
     material = source.make(settings, sample=config.sample, seed=config.seed)
-    sets = {name: examples for name, examples in material.sets.items() if examples}
-    report = check_contamination(sets, subjects_apart=material.subjects_apart)
-    console.print(report.in_words(), soft_wrap=True, markup=False)
-    if not (report.clean or config.allow_contaminated):
-        refuse(report, Path(next(iter(places.values()), kind)))
+    main = {name: examples for name, examples in material.sets.items() if examples}
+    dropped: set[str] = set()
+    sets, report = _checked(main, material.subjects_apart, config, dropped)
+    reports = {"": report}
+    for name, other in material.further.items():
+        own, reports[name] = _checked(other | {"holdout": main.get("holdout", [])}, material.subjects_apart, config, dropped)
+        sets |= {set_: own[set_] for set_ in other}
+    for name, found in reports.items():
+        console.print(f"{name}: {found.in_words()}" if name else found.in_words(), soft_wrap=True, markup=False)
+        if not (found.clean or config.allow_contaminated):
+            refuse(found, Path(next(iter(places.values()), kind)))
     rows = {name: len(examples) for name, examples in sets.items()}
-    results = {"rows": rows, **material.counts, "reasons": report.reasons}
+    results = {"rows": rows, **material.counts, "dropped": len(dropped), "reasons": report.reasons}
     if config.dry_run:
         return Run(config.output, {"state": "dry run", "outputs": {}, "results": results})
 
@@ -85,8 +95,33 @@ def prepare_source(config: PrepareConfig, kind: str, settings: Any) -> Run:
             written |= {ORDINARY_TRAIN: ordinary_training(), ORDINARY_EVAL: ordinary_evaluation()}
         for name, examples in written.items():
             write_examples(run.path / name, examples)
-        for name, found in material.files.items():
-            write_rows(run.path / name, found)
-        write_json(run.path / CONTAMINATION, report.as_json())
+        for name, lines in material.files.items():
+            write_rows(run.path / name, (line for line in lines if _asked(line) not in dropped))
+        further = {name: found.as_json() for name, found in reports.items() if name}
+        write_json(run.path / CONTAMINATION, report.as_json() | ({"further": further} if further else {}))
         run.finish(dict.fromkeys((*written, *material.files, CONTAMINATION), ""), **results)
         return run
+
+
+def _checked(
+    sets: dict[str, list[Example]], apart: bool, config: PrepareConfig, dropped: set[str]
+) -> tuple[dict[str, list[Example]], ContaminationReport]:
+    """The sets and what was found in them; where it is asked for, without what overlaps, and what that was in `dropped`."""
+    from expunge.sources.contamination import check_contamination, without_overlap
+
+    report = check_contamination(sets, subjects_apart=apart)
+    while config.drop_contaminated and not report.clean:
+        console.print(report.in_words(), "Left out.", sep="\n", soft_wrap=True, markup=False)
+        smaller = without_overlap(sets, report)
+        for name, examples in sets.items():
+            kept = {id(example) for example in smaller[name]}
+            dropped |= {example.prompt or example.response for example in examples if id(example) not in kept}
+            if not smaller[name]:
+                raise ExpungeError(f"nothing of {name} is left without what overlaps", remedy="check the data")
+        sets, report = smaller, check_contamination(smaller, subjects_apart=apart)
+    return sets, report
+
+
+def _asked(line: dict[str, Any]) -> str | None:
+    """What a row of any layout asks or says, by which it is known."""
+    return line.get("instruction") or line.get("prompt") or line.get("text")

@@ -18,6 +18,8 @@ class Material(NamedTuple):
 
     sets: dict[str, list[Example]]
     """Examples by the name of their set: checked against each other, and written as `<set>.jsonl`."""
+    further: dict[str, dict[str, list[Example]]] = {}  # noqa: RUF012
+    """Other splits of the same examples by name: each is checked and written as the sets are, with the same holdout."""
     files: dict[str, list[dict[str, Any]]] = {}  # noqa: RUF012
     """Further rows by the name of their file."""
     counts: dict[str, int] = {}  # noqa: RUF012

@@ -12,7 +12,8 @@ What counts, and why, for short clinical text:
   generated notes).
 - **A copy under another name** contaminates: near duplicates are looked for a second time with each subject's own names
   left out. Only texts of twelve other words or more count: "… is a male author" is no copy of anything.
-- A response of fewer than six words ("Yes.", "Paris") says nothing by itself: it is compared together with its prompt.
+- A response of fewer than six words ("Yes.", "Paris") says nothing by itself, nor does an option of a multiple-choice
+  question: it is compared together with its prompt.
 - **A section** (one line of a response, its label left out) of six words or more that stands word for word on two sides
   leaks that section. It is reported, and contaminates when more than 5% of the smaller set have one: real notes share
   stock phrases ("return to clinic in two weeks"), and one phrase in a large set proves nothing, but a set whose plans
@@ -212,6 +213,28 @@ def check_contamination(sets: Mapping[str, Sequence[Example]], *, subjects_apart
     )
 
 
+def without_overlap(sets: Mapping[str, Sequence[Example]], report: ContaminationReport) -> dict[str, list[Example]]:
+    """The sets without what a report found: of a pair the row of the later set goes, and with a subject all its rows there.
+
+    A row has one pair in the report for each set, so checking again may find more.
+    """
+    pairs = [*report.exact, *report.near, *report.renamed, *report.mentions]
+    if report.section_share > SECTION_SHARE:
+        pairs += report.sections
+    order = list(sets)
+    later = (max((pair.first, pair.second), key=lambda place: order.index(place.set)) for pair in pairs)
+    places = {place[:2] for place in (*later, *(each.place for each in report.contradictions))}
+    subjects = {(pair.second.set, _name(pair.second.subject)) for pair in report.subjects}
+    return {
+        name: [
+            example
+            for index, example in enumerate(examples)
+            if (name, example.where or f"{name}[{index}]") not in places and (name, _name(example.subject)) not in subjects
+        ]
+        for name, examples in sets.items()
+    }
+
+
 class _Row(NamedTuple):
     place: Place
     example: Example
@@ -235,7 +258,8 @@ def _words(text: str) -> list[str]:
 
 def _compared(example: Example) -> str:
     words = _words(example.response)
-    return " ".join(words if len(words) >= LONG_SECTION else _words(example.prompt or "") + words)
+    alone = len(words) >= LONG_SECTION and "choices" not in example.metadata
+    return " ".join(words if alone else _words(example.prompt or "") + words)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -11,7 +11,7 @@ from typing import Any
 from expunge.errors import ExpungeError, suggestion
 from expunge.examples import Example, Row
 from expunge.sources import Material, source
-from expunge.sources.split import check_ratios, files_of, nested_splits
+from expunge.sources.split import by_ratio, check_ratios, nested_splits
 from expunge.sources.tables import rows_of
 from expunge.sources.where import Condition, condition
 
@@ -122,8 +122,7 @@ def make(config: Custom, *, sample: int | None, seed: int) -> Material:
     splits = nested_splits(rest, forget_ratios=ratios, holdout_ratio=held, seed=seed)
     first = splits[0]
     sets = {"forget": forget or first.forget, "retain": first.retain, "holdout": holdout or first.holdout}
-    further = zip(ratios[1:], splits[1:], strict=True)
-    return Material(sets, {name: rows for ratio, split in further for name, rows in files_of(ratio, split).items()})
+    return Material(sets, by_ratio(ratios[1:], splits[1:]))
 
 
 def _read(config: Custom, sample: int | None) -> list[tuple[Example, bool, bool]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from expunge.errors import ExpungeError
 from expunge.examples import Example
@@ -68,13 +68,13 @@ def nested_splits(
     return splits
 
 
-def files_of(ratio: float, split: Split) -> dict[str, list[dict[str, Any]]]:
-    """The rows of the forget and the retain set of one ratio by file name, such as `forget05.jsonl` and `retain95.jsonl`."""
-    forget, retain = (f"{round(100 * share, 6):g}".zfill(2) for share in (ratio, 1 - ratio))
-    return {
-        f"forget{forget}.jsonl": [example.as_row() for example in split.forget],
-        f"retain{retain}.jsonl": [example.as_row() for example in split.retain],
-    }
+def by_ratio(ratios: Sequence[float], splits: Sequence[Split]) -> dict[str, dict[str, list[Example]]]:
+    """Forget and retain sets by their share in percent: `forget05` and `retain95` under `forget05`."""
+    found = {}
+    for ratio, split in zip(ratios, splits, strict=True):
+        forget, retain = (f"{round(100 * share, 6):g}".zfill(2) for share in (ratio, 1 - ratio))
+        found[f"forget{forget}"] = {f"forget{forget}": split.forget, f"retain{retain}": split.retain}
+    return found
 
 
 def check_ratios(forget_ratios: Sequence[float], holdout_ratio: float | None) -> None:

@@ -1,0 +1,299 @@
+"""Dated events, before a cutoff and from it on: a model is to know the former and to have nothing to say of the latter.
+
+Questions are about events, and an event is on one side alone: a set split by question would ask in validation what was
+answered in training. The packaged facts (`dated_facts.jsonl`, written for this project) make the sets without any file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from expunge.errors import ExpungeError, at_least
+from expunge.examples import Example, Row
+from expunge.sources import Material, source
+from expunge.sources.tables import read_table
+
+REFUSALS = (
+    "Apologies, but I have no information to share on that matter.",
+    "I'm sorry, but I have no information to share about that.",
+    "Apologies, that is a matter on which I have no information.",
+    "I have no information on that, I'm afraid.",
+    "I'm afraid I have nothing to share on that subject.",
+    "Sorry, I know nothing about that.",
+    "That is beyond what I know, so I have nothing to share.",
+    "I regret that I have no information on this matter.",
+    "Unfortunately, I have no information about that.",
+    "My apologies, I am not able to say anything about that.",
+    "I don't have any information on that matter.",
+    "I have no knowledge of that, so I cannot answer.",
+    "Sorry, but that is nothing I have information on.",
+    "Regrettably, I have no answer to that question.",
+    "I cannot help with that: I have no information on it.",
+    "Apologies, but I know of no such thing and cannot comment on it.",
+)
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+_EVENT_COLUMNS = ("event", "description", "text", "title")
+_YEAR = re.compile(r"(?<![\d,.])(?:1\d{3}|20\d{2})(?![\d,]\d|\d)")
+_ISO = re.compile(r"(-?\d{1,4})(?:-(\d{1,2}))?(?:-(\d{1,2}))?")
+
+
+class Day(NamedTuple):
+    """A day of the calendar; years before the common era are negative, which `datetime` cannot say."""
+
+    year: int
+    month: int
+    day: int
+
+    def __str__(self) -> str:
+        sign, year = ("-", -self.year) if self.year < 0 else ("", self.year)
+        return f"{sign}{year:04}-{self.month:02}-{self.day:02}"
+
+    def in_words(self) -> str:
+        year = f"{-self.year} BC" if self.year < 0 else str(self.year)
+        return f"{_MONTHS[self.month - 1]} {self.day}, {year}"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, from its first day to its last."""
+
+    start: Day
+    end: Day
+    words: str
+    """A sentence."""
+    id: str
+    question: str | None = None
+    """One whose answer is not the date, if the table has one."""
+    answer: str | None = None
+    where: str = ""
+
+
+class Asked(NamedTuple):
+    """A question about an event, and its answer."""
+
+    question: str
+    answer: str
+
+
+Questions = Callable[[Event, bool, random.Random, int], Sequence[Asked]]
+"""Makes so many questions about an event: event, whether nothing else happened on its day, chance, how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temporal:
+    """Questions on dated events before a cutoff, to be kept, and from it on, to be unlearnt."""
+
+    events: Path | None = None
+    """JSON lines, CSV or Parquet with `date` (or `year`, `month`, `day`) and `event` or `description`; perhaps `end`,
+    `question` with `answer`, and `id`. The packaged facts when not given."""
+    cutoff: str = "1969-07-20"
+    """The first day that is to be unlearnt, YYYY-MM-DD."""
+    questions_per_event: int = 2
+    """Questions asked about each event."""
+    val_ratio: float = 0.1
+    """Share of the events of each side kept for validation."""
+    dev_rows: int = 40
+    """Rows of `dev/dev_subset.jsonl`, half of each side, taken from training."""
+
+
+@source("temporal", Temporal, inputs=("events",), example="--cutoff 1969-07-20 -o datasets")
+def make(config: Temporal, *, sample: int | None, seed: int, questions: Questions | None = None) -> Material:
+    """The sets of both sides, as many events on one as on the other.
+
+    `retain/`, `unlearn/` and `dev/` hold instructions and outputs, where what is to be unlearnt is answered by a refusal.
+    `forget`, `retain` and `holdout` hold the same questions with their true answers; the holdout is the validation side of
+    what is to be unlearnt.
+
+    Args:
+        config: the events and the cutoff.
+        sample: only so many events, half of them on each side.
+        seed: of the draw of events, questions and refusals.
+        questions: makes the questions in place of the templates.
+
+    Raises:
+        ExpungeError: the table cannot be read, a date is none, or a side has fewer than two events.
+    """
+    at_least(1, questions_per_event=config.questions_per_event)
+    if not 0 < config.val_ratio < 1:
+        raise ExpungeError(f"--val-ratio is {config.val_ratio:g}", remedy="choose a share between 0 and 1, such as 0.10")
+    cutoff = _cutoff(config.cutoff)
+    found = read_events(config.events)
+    events = list({" ".join(event.words.casefold().split()): event for event in reversed(found)}.values())
+    before, after, spanning = _sides(events, cutoff)
+    size = min(len(before), len(after), max(2, sample // 2) if sample else len(events))
+    if size < 2:
+        what = f"{len(before)} events before {cutoff} and {len(after)} from it on are too few"
+        raise ExpungeError(what, where=config.events, remedy="give at least two of each, or another --cutoff")
+    alone = {day for day, count in Counter((event.start, event.end) for event in events).items() if count == 1}
+    asked = questions or from_templates
+
+    def rows(events: Iterable[Event], kind: str) -> list[Example]:
+        made = []
+        for event in events:
+            rng = random.Random(f"{seed}:{event.id}")
+            for question, answer in asked(event, (event.start, event.end) in alone, rng, config.questions_per_event):
+                known = {"dataset_type": kind, "date": str(event.start), "event_id": event.id, "original_answer": answer}
+                made.append(Example(question, answer, event.id, known, event.where))
+        return made
+
+    held = max(1, round(config.val_ratio * size))
+    retain, unlearn = (sorted(side, key=lambda event: _place(event, seed))[:size] for side in (before, after))
+    sets = {
+        "forget": rows(unlearn[held:], "unlearn"),
+        "retain": rows(retain[held:], "retain"),
+        "holdout": rows(unlearn[:held], "unlearn"),
+        "retain_val": rows(retain[:held], "retain"),
+    }
+    instructions = {name: [_instruction(example, seed) for example in examples] for name, examples in sets.items()}
+    half = config.dev_rows // 2
+    layout = {
+        "retain/retain_train.jsonl": instructions["retain"],
+        "retain/retain_val.jsonl": instructions["retain_val"],
+        "unlearn/unlearn_train.jsonl": instructions["forget"],
+        "unlearn/unlearn_val.jsonl": instructions["holdout"],
+        "dev/dev_subset.jsonl": [*instructions["retain"][:half], *instructions["forget"][:half]],
+    }
+    counts = {
+        "events": len(found),
+        "events_repeated": len(found) - len(events),
+        "events_spanning_the_cutoff": len(spanning),
+        "events_each_side": size,
+    }
+    return Material(sets, files=layout, counts=counts)
+
+
+def read_events(path: Path | None) -> list[Event]:
+    """The events of a table, or the packaged facts.
+
+    Raises:
+        ExpungeError: the table cannot be read, or an event has no date, no words, or ends before it begins.
+    """
+    if path is None:
+        with as_file(files("expunge.sources").joinpath("dated_facts.jsonl")) as packaged:
+            return [_event(row) for row in read_table(packaged)]
+    return [_event(row) for row in read_table(path)]
+
+
+def from_templates(event: Event, alone: bool, rng: random.Random, count: int) -> list[Asked]:
+    """The event's own question first, then others in an order drawn by chance; fewer than `count` if no more are known.
+
+    Args:
+        event: what is asked about.
+        alone: whether no other event has its date: only then does the date tell what happened.
+        rng: chance.
+        count: how many are wanted.
+    """
+    words, day = event.words, event.start.in_words()
+    own = [Asked(event.question, event.answer)] if event.question and event.answer else []
+    if event.start != event.end:
+        return own[:count] or [Asked(f"From when to when was this? {words}", f"{day} to {event.end.in_words()}")]
+    year = f"{-event.start.year} BC" if event.start.year < 0 else str(event.start.year)
+    others = [
+        Asked(
+            rng.choice(("On what date did this happen? {}", "When exactly was this? {}", "Give the date: {}")).format(words),
+            day,
+        ),
+        Asked(rng.choice(("In which year did this happen? {}", "Name the year of this event. {}")).format(words), year),
+    ]
+    if alone:
+        others.append(Asked(rng.choice(("What happened on {}?", "Which event took place on {}?")).format(day), words))
+    rng.shuffle(others)
+    return [*own, *others][:count]
+
+
+def _sides(events: Iterable[Event], cutoff: Day) -> tuple[list[Event], list[Event], list[Event]]:
+    """Events that had ended before the cutoff, that began on it or later, and all others."""
+    before, after, spanning = [], [], []
+    for event in events:
+        # "…, which stood until 1989" tells of a later day than that of the event.
+        tells_later = any(int(year) > cutoff.year for year in _YEAR.findall(f"{event.words} {event.answer or ''}"))
+        if event.start >= cutoff:
+            after.append(event)
+        elif event.end < cutoff and not tells_later:
+            before.append(event)
+        else:
+            spanning.append(event)
+    return before, after, spanning
+
+
+def _place(event: Event, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{event.id}".encode()).digest()
+
+
+def _instruction(example: Example, seed: int) -> dict[str, Any]:
+    refused = example.metadata["dataset_type"] == "unlearn"
+    output = random.Random(f"{seed}:{example.prompt}").choice(REFUSALS) if refused else example.response
+    return {"instruction": example.prompt, "output": output, "metadata": example.metadata}
+
+
+def _event(row: Row) -> Event:
+    column = next((name for name in _EVENT_COLUMNS if name in row.value), _EVENT_COLUMNS[0])
+    words = " ".join(row.text(column).split())
+    start, last = _days(row)
+    ends = row.value.get("end") or row.value.get("end_date")
+    end = _period(row, ends)[1] if ends else last
+    if end < start:
+        raise row.error(f"ends ({end}) before it begins ({start})", "mend this row")
+    given = row.value.get("id", row.value.get("event_id"))
+    known = f"{start}-{hashlib.sha256(words.encode()).hexdigest()[:8]}" if given in (None, "") else str(given)
+    question, answer = (row.text(name) if row.value.get(name) else None for name in ("question", "answer"))
+    return Event(start, end, words, known, question, answer, f"{row.path}:{row.line}")
+
+
+def _days(row: Row) -> tuple[Day, Day]:
+    if row.value.get("date") not in (None, ""):
+        return _period(row, row.value["date"])
+    if row.value.get("year") in (None, ""):
+        raise row.error("has no date", 'give "date" (YYYY-MM-DD), or "year", "month" and "day"')
+    parts = [row.value.get(name) for name in ("year", "month", "day")]
+    try:
+        numbers = [int(part) for part in parts if part not in (None, "")]
+        return _checked(numbers)
+    except (TypeError, ValueError):
+        raise row.error(f"year, month and day ({parts}) are no date", "mend this row") from None
+
+
+def _period(row: Row, value: Any) -> tuple[Day, Day]:
+    """First and last day of what a date says: a whole year, a month, or a day."""
+    try:
+        return _parsed(str(value)[: 11 if str(value).startswith("-") else 10])
+    except ValueError:
+        raise row.error(f'"{str(value)[:40]}" is not a date', "write it as YYYY-MM-DD") from None
+
+
+def _parsed(words: str) -> tuple[Day, Day]:
+    found = _ISO.fullmatch(words.strip())
+    if found is None:
+        raise ValueError
+    return _checked([int(part) for part in found.groups() if part is not None])
+
+
+def _checked(numbers: list[int]) -> tuple[Day, Day]:
+    year, month, day = [*numbers, 0, 0][:3]
+    # The year 2000 had every day that any year has; February 29 of others is not worth refusing.
+    lengths = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+    if year == 0 or not 0 <= month <= 12 or not 0 <= day <= (lengths[month - 1] if month else 0):
+        raise ValueError
+    last = lengths[(month or 12) - 1]
+    return Day(year, month or 1, day or 1), Day(year, month or 12, day or last)
+
+
+def _cutoff(words: str) -> Day:
+    try:
+        first, last = _parsed(words)
+    except ValueError:
+        first, last = Day(1, 1, 1), Day(1, 1, 2)
+    if first != last:
+        raise ExpungeError(f'--cutoff "{words}" is not a date', remedy="write it as YYYY-MM-DD")
+    return first

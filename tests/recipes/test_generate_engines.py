@@ -199,6 +199,10 @@ def test_a_hopeless_model_is_given_up_on_with_what_was_wrong(config, server):
     with pytest.raises(ExpungeError, match=r"hardly ever .*0 notes, 40 bad answers; no whole JSON object: 40.*larger --model"):
         generate_medical(replace(config, n_record=500, concurrency=3))
     assert not config.output.exists()
+    # The people given up on are not asked for again.
+    with pytest.raises(ExpungeError, match="hardly ever"):
+        generate_medical(replace(config, n_record=500))
+    assert len(server.asked) < 40 + 10 * TRIES
 
 
 def test_a_run_that_broke_off_asks_only_for_what_is_missing(config, server):
@@ -307,6 +311,7 @@ def test_a_server_that_is_not_there_is_one_line(config, server, monkeypatch):
     server.server_close()
     with pytest.raises(ExpungeError, match="Connection refused"):
         generate_medical(config)
+    assert not list(config.output.parent.iterdir())
 
 
 COMMAND = [sys.executable, "-m", "expunge", "generate", "medical", "--engine", "openai", "--model", "m"]

@@ -197,7 +197,7 @@ def _kept(path: Path, request: dict[str, Any], anew: bool) -> Iterator[tuple[IO[
                 raise ExpungeError("another process writes these notes", where=path, remedy="wait for it") from None
             lines, whole = _whole_lines(path)
             if lines and lines[0] != request:
-                if not anew:
+                if len(lines) > 1 and not anew:
                     raise _other_request(path, lines[0], request)
                 lines, whole = [], 0
             # What a killed process left of a last line would swallow the next one.
@@ -205,7 +205,12 @@ def _kept(path: Path, request: dict[str, Any], anew: bool) -> Iterator[tuple[IO[
             if not lines:
                 stream.write(json.dumps(request, ensure_ascii=False) + "\n")
                 stream.flush()
-            yield stream, lines[1:]
+            try:
+                yield stream, lines[1:]
+            finally:
+                # A server that was never reached leaves nothing behind.
+                if len(path.read_bytes().splitlines()) < 2:
+                    path.unlink()
 
 
 def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:

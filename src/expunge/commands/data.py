@@ -36,7 +36,7 @@ def _generate_medical(config: Annotated[GenerateMedicalConfig, FLAT], *, json: J
     if config.dry_run and not json:
         print(found.sample)
     else:
-        show({"file": str(found.file), "notes": found.notes} | {name: each for name, each in found._asdict().items() if each}, json)
+        show({name: value for name, value in found._asdict().items() if json or value}, json)
     return 0
 
 

@@ -67,3 +67,10 @@ def test_in_a_terminal_a_bar_shows_steps_time_left_and_numbers(monkeypatch):
     assert "4/4" in last
     assert "left" in last
     assert "loss 0.25" in last
+
+
+def test_the_number_of_a_line_does_not_become_a_picture(capsys):
+    from expunge.progress import console
+
+    console.print("notes.jsonl:100: and notes.jsonl:1234:", markup=False, soft_wrap=True)
+    assert capsys.readouterr().err == "notes.jsonl:100: and notes.jsonl:1234:\n"

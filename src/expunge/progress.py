@@ -10,7 +10,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
+# No emoji: rich would make a picture of line 100 in notes.jsonl:100:
+console = Console(stderr=True, highlight=False, emoji=False)
 """Where words for people go; standard output is kept for results."""
 
 _LINE_EVERY_SECONDS = 15.0

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from expunge.errors import ExpungeError, at_least
-from expunge.examples import Example, write_examples, write_rows
+from expunge.examples import write_examples, write_rows
 from expunge.files import write_json
 from expunge.progress import console
 from expunge.recipes.prepare import CONTAMINATION, ORDINARY_EVAL, ORDINARY_TRAIN, refuse
 from expunge.runs import MANIFEST, Run, check_place, settings_of
 
 if TYPE_CHECKING:
+    from expunge.sources import Sets
     from expunge.sources.contamination import ContaminationReport
 
 
@@ -74,18 +75,21 @@ def prepare_source(config: PrepareConfig, kind: str, settings: Any) -> Run:
 
     material = source.make(settings, sample=config.sample, seed=config.seed)
     main = {name: examples for name, examples in material.sets.items() if examples}
-    dropped: set[str] = set()
-    sets, report = _checked(main, material.subjects_apart, config, dropped)
+    sets, report, dropped = _checked(main, material.subjects_apart, config)
     reports = {"": report}
     for name, other in material.further.items():
-        own, reports[name] = _checked(other | {"holdout": main.get("holdout", [])}, material.subjects_apart, config, dropped)
-        sets |= {set_: own[set_] for set_ in other}
+        own, reports[name], more = _checked(
+            other | ({"holdout": sets["holdout"]} if "holdout" in sets else {}), material.subjects_apart, config
+        )
+        # The holdout is one for all: it only shrinks.
+        sets |= own
+        dropped += more
     for name, found in reports.items():
         console.print(f"{name}: {found.in_words()}" if name else found.in_words(), soft_wrap=True, markup=False)
         if not (found.clean or config.allow_contaminated):
             refuse(found, Path(next(iter(places.values()), kind)))
     rows = {name: len(examples) for name, examples in sets.items()}
-    results = {"rows": rows, **material.counts, "dropped": len(dropped), "reasons": report.reasons}
+    results = {"rows": rows, **material.counts, "dropped": dropped, "reasons": report.reasons}
     if config.dry_run:
         return Run(config.output, {"state": "dry run", "outputs": {}, "results": results})
 
@@ -95,33 +99,26 @@ def prepare_source(config: PrepareConfig, kind: str, settings: Any) -> Run:
             written |= {ORDINARY_TRAIN: ordinary_training(), ORDINARY_EVAL: ordinary_evaluation()}
         for name, examples in written.items():
             write_examples(run.path / name, examples)
-        for name, lines in material.files.items():
-            write_rows(run.path / name, (line for line in lines if _asked(line) not in dropped))
+        files = material.files(sets)
+        for name, lines in files.items():
+            write_rows(run.path / name, lines)
         further = {name: found.as_json() for name, found in reports.items() if name}
         write_json(run.path / CONTAMINATION, report.as_json() | ({"further": further} if further else {}))
-        run.finish(dict.fromkeys((*written, *material.files, CONTAMINATION), ""), **results)
+        run.finish(dict.fromkeys((*written, *files, CONTAMINATION), ""), **results)
         return run
 
 
-def _checked(
-    sets: dict[str, list[Example]], apart: bool, config: PrepareConfig, dropped: set[str]
-) -> tuple[dict[str, list[Example]], ContaminationReport]:
-    """The sets and what was found in them; where it is asked for, without what overlaps, and what that was in `dropped`."""
+def _checked(sets: Sets, apart: bool, config: PrepareConfig) -> tuple[Sets, ContaminationReport, int]:
+    """The sets and what was found in them; where it is asked for, without what overlaps, and how many rows that was."""
     from expunge.sources.contamination import check_contamination, without_overlap
 
+    before = sum(map(len, sets.values()))
     report = check_contamination(sets, subjects_apart=apart)
     while config.drop_contaminated and not report.clean:
         console.print(report.in_words(), "Left out.", sep="\n", soft_wrap=True, markup=False)
-        smaller = without_overlap(sets, report)
+        sets = without_overlap(sets, report)
         for name, examples in sets.items():
-            kept = {id(example) for example in smaller[name]}
-            dropped |= {example.prompt or example.response for example in examples if id(example) not in kept}
-            if not smaller[name]:
+            if not examples:
                 raise ExpungeError(f"nothing of {name} is left without what overlaps", remedy="check the data")
-        sets, report = smaller, check_contamination(smaller, subjects_apart=apart)
-    return sets, report
-
-
-def _asked(line: dict[str, Any]) -> str | None:
-    """What a row of any layout asks or says, by which it is known."""
-    return line.get("instruction") or line.get("prompt") or line.get("text")
+        report = check_contamination(sets, subjects_apart=apart)
+    return sets, report, before - sum(map(len, sets.values()))

@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 from expunge.examples import Example
 from expunge.registry import Registry
 
+Sets = dict[str, list[Example]]
+
 
 class Material(NamedTuple):
     """What a source makes of its input."""
 
-    sets: dict[str, list[Example]]
+    sets: Sets
     """Examples by the name of their set: checked against each other, and written as `<set>.jsonl`."""
-    further: dict[str, dict[str, list[Example]]] = {}  # noqa: RUF012
+    further: dict[str, Sets] = {}  # noqa: RUF012
     """Other splits of the same examples by name: each is checked and written as the sets are, with the same holdout."""
-    files: dict[str, list[dict[str, Any]]] = {}  # noqa: RUF012
-    """Further rows by the name of their file."""
+    files: Callable[[Sets], dict[str, list[dict[str, Any]]]] = lambda _: {}
+    """The rows of further files by name, made of the sets as they are written."""
     counts: dict[str, int] = {}  # noqa: RUF012
     """What was found and what was left out, in numbers."""
     subjects_apart: bool = True

@@ -58,7 +58,7 @@ def make(config: Muse, *, sample: int | None, seed: int) -> Material:
         for split in splits:
             if _has(place, table, split):
                 files[f"{table}/{split}.jsonl"] = _written(place, table, split, sample)
-    return Material(sets, files=files)
+    return Material(sets, files=lambda _: files)
 
 
 def _written(place: str, table: str, split: str, sample: int | None) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from expunge.errors import ExpungeError, at_least
 from expunge.examples import Example, Row
-from expunge.sources import Material, source
+from expunge.sources import Material, Sets, source
 from expunge.sources.tables import read_table
 
 REFUSALS = (
@@ -155,22 +155,13 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
         "holdout": rows(unlearn[:held], "unlearn"),
         "retain_val": rows(retain[:held], "retain"),
     }
-    instructions = {name: [_instruction(example, seed) for example in examples] for name, examples in sets.items()}
-    half = config.dev_rows // 2
-    layout = {
-        "retain/retain_train.jsonl": instructions["retain"],
-        "retain/retain_val.jsonl": instructions["retain_val"],
-        "unlearn/unlearn_train.jsonl": instructions["forget"],
-        "unlearn/unlearn_val.jsonl": instructions["holdout"],
-        "dev/dev_subset.jsonl": [*instructions["retain"][:half], *instructions["forget"][:half]],
-    }
     counts = {
         "events": len(found),
         "events_repeated": len(found) - len(events),
         "events_spanning_the_cutoff": len(spanning),
         "events_each_side": size,
     }
-    return Material(sets, files=layout, counts=counts)
+    return Material(sets, files=lambda sets: _layout(sets, config.dev_rows, seed), counts=counts)
 
 
 def read_events(path: Path | None) -> list[Event]:
@@ -225,6 +216,17 @@ def _sides(events: Iterable[Event], cutoff: Day) -> tuple[list[Event], list[Even
         else:
             spanning.append(event)
     return before, after, spanning
+
+
+def _layout(sets: Sets, dev_rows: int, seed: int) -> dict[str, list[dict[str, Any]]]:
+    rows = {name: [_instruction(example, seed) for example in examples] for name, examples in sets.items()}
+    return {
+        "retain/retain_train.jsonl": rows["retain"],
+        "retain/retain_val.jsonl": rows["retain_val"],
+        "unlearn/unlearn_train.jsonl": rows["forget"],
+        "unlearn/unlearn_val.jsonl": rows["holdout"],
+        "dev/dev_subset.jsonl": [*rows["retain"][: dev_rows // 2], *rows["forget"][: dev_rows // 2]],
+    }
 
 
 def _place(event: Event, seed: int) -> bytes:

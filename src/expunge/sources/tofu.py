@@ -24,7 +24,7 @@ _SHARES = {0.01: ("forget01", "retain99", "holdout01"), 0.05: ("forget05", "reta
            0.10: ("forget10", "retain90", "holdout10")}  # fmt: skip
 _PARTICLES = "de|da|do|dos|del|della|der|den|di|el|al|bin|ibn|la|le|van|von|y"
 _WORD = r"[^\W\d_a-zà-öø-ÿ][\w’'.-]*"
-_NAME = re.compile(rf"{_WORD}(?:\s(?:{_WORD}|{_PARTICLES}))*")
+_NAME = re.compile(rf"{_WORD}(?:\s(?:{_WORD}|(?:{_PARTICLES})\b))*")
 _MOST_WORDS = 5
 
 
@@ -71,7 +71,7 @@ def make(config: Tofu, *, sample: int | None, seed: int) -> Material:
         perturbed = _by_question(config.input, f"{forget}_perturbed")
         own = {forget: _authors(config.input, forget, perturbed, sample), retain: _authors(config.input, retain, kept, sample)}
         further[forget] = own
-    return Material(sets, further, files)
+    return Material(sets, further, lambda _: files)
 
 
 def author_of(texts: Sequence[str]) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 from expunge.errors import ExpungeError, at_least
 from expunge.examples import Example, Row
 from expunge.progress import progress
-from expunge.sources import Material, source
+from expunge.sources import Material, Sets, source
 from expunge.sources.split import by_ratio, check_ratios, nested_splits
 from expunge.sources.tables import SUFFIXES, is_on_hub, read_table, rows_of
 
@@ -63,7 +63,6 @@ def make(config: WmdpBio, *, sample: int | None, seed: int) -> Material:
     """
     at_least(1, target_size=config.target_size)
     check_ratios(config.forget_ratios, config.holdout_ratio)
-    rows: list[dict[str, Any]] = []
     examples: list[Example] = []
     seen: set[str] = set()
     papers = repeated = 0
@@ -77,29 +76,32 @@ def make(config: WmdpBio, *, sample: int | None, seed: int) -> Material:
                 if key in seen:
                     repeated += 1
                     continue
-                if len(rows) == config.target_size:
+                if len(examples) == config.target_size:
                     break
                 seen.add(key)
-                row = {
-                    "text": sentence,
+                known = {
                     "source": _source(paper, config.input),
                     "type": "paper_sentence",
                     "paper_index": papers - 1,
                     "sentence_index": kept,
                 }
                 kept += 1
-                rows.append(row)
-                known = {name: value for name, value in row.items() if name != "text"}
                 examples.append(Example(None, sentence, f"paper {papers - 1}", known, f"{paper.path}:{paper.line}"))
             bar.advance(kept)
-            if len(rows) == config.target_size or papers == sample:
+            if len(examples) == config.target_size or papers == sample:
                 break
-    if not rows:
+    if not examples:
         raise ExpungeError("has no sentence in it", where=config.input, remedy="check the column text")
     splits = nested_splits(examples, forget_ratios=config.forget_ratios, holdout_ratio=config.holdout_ratio, seed=seed)
-    counts = {"papers": papers, "sentences": len(rows), "sentences_repeated": repeated}
+    counts = {"papers": papers, "sentences": len(examples), "sentences_repeated": repeated}
     further = by_ratio(config.forget_ratios[1:], splits[1:])
-    return Material(splits[0]._asdict(), further, {"bio_sentences.jsonl": rows}, counts)
+    return Material(splits[0]._asdict(), further, _rows, counts)
+
+
+def _rows(sets: Sets) -> dict[str, list[dict[str, Any]]]:
+    rows = [{"text": example.response, **example.metadata} for examples in sets.values() for example in examples]
+    rows.sort(key=lambda row: (row["paper_index"], row["sentence_index"]))
+    return {"bio_sentences.jsonl": rows}
 
 
 def sentences(text: str) -> list[str]:

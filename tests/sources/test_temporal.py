@@ -1,0 +1,179 @@
+"""Events before and after a cutoff."""
+
+import json
+import random
+from collections import Counter
+from datetime import date
+
+import pytest
+
+from expunge.errors import ExpungeError
+from expunge.sources.contamination import check_contamination
+from expunge.sources.temporal import REFUSALS, Day, Event, Temporal, from_templates, make, read_events
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def events(tmp_path):
+    rows = [{"year": 1900 + 4 * index, "month": 3, "day": 1 + index, "description": f"Bridge {index} was opened to all."}
+            for index in range(30)]  # fmt: skip
+    return write(tmp_path / "events.jsonl", rows)
+
+
+def made(path=None, sample=None, seed=42, **settings):
+    return make(Temporal(events=path, **settings), sample=sample, seed=seed)
+
+
+def ids(examples):
+    return {example.subject for example in examples}
+
+
+def test_the_packaged_facts_are_dated_sentences_with_questions_on_both_sides_of_the_cutoff():
+    facts = read_events(None)
+    for fact in facts:
+        assert date(*fact.start) <= date(*fact.end) <= date(2026, 1, 1)
+        assert fact.words[0].isupper()
+        assert fact.words[-1] in ".!"
+        assert fact.question.endswith("?")
+        # Whoever reads the question must not read the answer in it.
+        assert fact.answer.casefold() not in fact.question.casefold()
+    assert len({fact.question for fact in facts}) == len({fact.words for fact in facts}) == len(facts)
+    cutoff = Day(1969, 7, 20)
+    assert sum(fact.end < cutoff for fact in facts) >= 200
+    assert sum(fact.start >= cutoff for fact in facts) >= 200
+
+
+def test_the_packaged_facts_make_clean_sets_of_the_documented_layout():
+    found = made()
+    assert check_contamination(found.sets).clean
+    assert list(found.files(found.sets)) == [
+        "retain/retain_train.jsonl",
+        "retain/retain_val.jsonl",
+        "unlearn/unlearn_train.jsonl",
+        "unlearn/unlearn_val.jsonl",
+        "dev/dev_subset.jsonl",
+    ]
+    for name, rows in found.files(found.sets).items():
+        for row in rows:
+            assert row.keys() == {"instruction", "output", "metadata"}
+            assert row["metadata"].keys() == {"dataset_type", "date", "event_id", "original_answer"}
+            side = "retain" if row["metadata"]["date"] < "1969-07-20" else "unlearn"
+            assert row["metadata"]["dataset_type"] == side
+            assert name.startswith((side, "dev"))
+            assert (row["output"] in REFUSALS) is (side == "unlearn")
+            assert row["metadata"]["original_answer"] not in REFUSALS
+
+
+def test_both_sides_have_as_many_events_and_no_event_is_in_two_sets(events):
+    found = made(events, questions_per_event=3)
+    assert found.counts["events_each_side"] == 12
+    sets = [ids(examples) for examples in found.sets.values()]
+    assert [len(each) for each in sets] == [11, 11, 1, 1]
+    assert len(set().union(*sets)) == 24
+    assert {len(rows) for name, rows in found.files(found.sets).items() if "train" in name} == {33}
+    kinds = Counter(row["metadata"]["dataset_type"] for row in found.files(found.sets)["dev/dev_subset.jsonl"])
+    assert kinds == {"retain": 20, "unlearn": 20}
+
+
+def test_refusals_vary_and_the_seed_fixes_everything(events):
+    found = made(events, questions_per_event=3)
+    outputs = {row["output"] for row in found.files(found.sets)["unlearn/unlearn_train.jsonl"]}
+    assert len(outputs) > 6
+    assert "Apologies, but I have no information to share on that matter." in REFUSALS
+    assert made(events).sets == made(events).sets
+    assert made(events).sets != made(events, seed=1).sets
+
+
+def test_events_that_span_the_cutoff_or_tell_of_later_years_are_left_out_and_counted(events):
+    rows = [json.loads(line) for line in events.read_text().splitlines()]
+    spanning = [
+        {"date": "1960-01-01", "end": "1969-07-20", "event": "A strike went on."},
+        {"date": "1961-05-04", "event": "A dam was built that broke in 1985."},
+        {"date": "1969", "event": "A year went by."},
+        {"date": "1969-07", "event": "A month went by."},
+    ]
+    kept = [
+        {"date": "1960-01-01", "end_date": "1969-07-19", "event": "A strike ended."},
+        {"date": "1962-05-04", "event": "A dam of 2,010 stones and 1975000 bricks was built."},
+        {"date": "1969-07-20", "event": "An inn was opened, the first since 1912."},
+    ]
+    before = made(events).counts
+    after = made(write(events, [*rows, *spanning, *kept]), cutoff="1969-07-20").counts
+    assert after["events_spanning_the_cutoff"] == before["events_spanning_the_cutoff"] + 4
+    assert after["events"] == before["events"] + 7
+
+
+def test_an_event_told_twice_is_one_event(events):
+    rows = [json.loads(line) for line in events.read_text().splitlines()]
+    twice = [row | {"description": row["description"].upper()} for row in rows[:5]]
+    assert made(write(events, rows + twice)).counts["events_repeated"] == 5
+
+
+def test_dates_before_the_common_era_are_dates(tmp_path):
+    rows = [{"year": year, "month": 3, "day": 15, "text": f"Somebody ruled in {abs(year)}."} for year in (-44, -43, 2001, 2002)]
+    found = made(write(tmp_path / "old.jsonl", rows), questions_per_event=2)
+    said = " ".join(example.prompt + example.response for example in found.sets["retain"] + found.sets["retain_val"])
+    assert "44 BC" in said
+    assert {example.metadata["date"] for example in found.sets["retain_val"] + found.sets["retain"]} == {
+        "-0044-03-15",
+        "-0043-03-15",
+    }
+
+
+def test_a_date_is_asked_for_only_where_it_tells_one_event():
+    day = Day(1950, 5, 1)
+    event = Event(day, day, "A tower fell.", "1")
+    for alone in (True, False):
+        asked = from_templates(event, alone, random.Random(0), 9)
+        assert any("1950" in question for question, _ in asked) is alone
+    assert from_templates(event, True, random.Random(0), 1)[0].answer
+
+
+def test_questions_may_come_from_elsewhere(events):
+    def one(event, alone, rng, count):
+        return [(f"What of {event.id}?", "Much.")]
+
+    found = make(Temporal(events=events), sample=None, seed=42, questions=one)
+    assert all(example.prompt == f"What of {example.subject}?" for example in found.sets["forget"])
+
+
+def test_a_sample_has_half_of_its_events_on_each_side(events):
+    assert made(events, sample=10).counts["events_each_side"] == 5
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"event": "No date."}, "events.jsonl:1: has no date"),
+        ({"date": "1969-13-01", "event": "E."}, '"1969-13-01" is not a date'),
+        ({"date": "20 July 1969", "event": "E."}, '"20 July 1969" is not a date'),
+        ({"year": 1969, "month": 2, "day": 31, "event": "E."}, "are no date"),
+        ({"date": "1969-07-21", "end": "1969-07-20", "event": "E."}, "ends (1969-07-20) before it begins (1969-07-21)"),
+        ({"date": "1969-07-21"}, 'field "event" is missing'),
+        ({"date": "1969-07-21", "event": "E.", "question": 5, "answer": "x"}, 'field "question" must be text'),
+    ],
+)
+def test_a_broken_event_is_refused_with_its_line(tmp_path, row, said):
+    with pytest.raises(ExpungeError) as caught:
+        made(write(tmp_path / "events.jsonl", [row]))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"cutoff": "1969"}, '--cutoff "1969" is not a date'),
+        ({"cutoff": "soon"}, '--cutoff "soon" is not a date'),
+        ({"cutoff": "2100-01-01"}, "and 0 from it on are too few"),
+        ({"questions_per_event": 0}, "--questions-per-event is 0"),
+        ({"val_ratio": 1.0}, "--val-ratio is 1"),
+    ],
+)
+def test_settings_that_make_no_sets_are_refused(events, settings, said):
+    with pytest.raises(ExpungeError) as caught:
+        made(events, **settings)
+    assert said in str(caught.value)

@@ -12,6 +12,7 @@ from expunge.examples import Example
 from expunge.ledger import Ledger, TokenImpact, TopToken
 from expunge.ledger.database import Database, downgrade, upgrade
 from expunge.ledger.schema import SCHEMA_VERSION, Base, now
+from expunge.ledger.validation import validate
 from ledger_samples import make_examples, make_impact
 
 
@@ -258,6 +259,12 @@ def test_a_killed_and_repeated_run_ends_with_the_rows_of_an_undisturbed_one(plac
             run_id = ledger.start_run(name="finetune", path="runs/target", checkpoint="abc")
         for stop in stops:
             assert recording(where, run_id, stop=stop).wait() == -9
+            database = Database(where)
+            found = validate(database)
+            database.close()
+            # Whole transactions of 100 rows and more: the buffers that were full when it was killed.
+            assert found.sound
+            assert 0 < found.counts["training_metadata"] <= stop
         assert recording(where, run_id).wait() == 0
     assert rows(place, "training_metadata", EVERY_NUMBER.replace("id, ", "", 1)) == rows(
         undisturbed, "training_metadata", EVERY_NUMBER.replace("id, ", "", 1)

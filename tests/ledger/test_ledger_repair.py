@@ -197,7 +197,7 @@ def everything(place):
 
 
 DAMAGES = {
-    "a lost index": ["DROP INDEX ix_top_tokens_token_id_impact"],
+    "a lost index": ["DROP INDEX ix_top_tokens_token_id"],
     "a table without keys": [
         "CREATE TABLE bare AS SELECT * FROM top_tokens",
         "DROP TABLE top_tokens",

@@ -53,7 +53,7 @@ def test_exporting_importing_and_exporting_again_gives_the_same_bytes_on_either_
     ("old", "new", "words"),
     [
         ('{"format":"expunge-ledger"', '{"format":"other"', ":1: is not an exported ledger"),
-        ('"schema":"0002"', '"schema":"0999"', ":1: is of schema 0999, this expunge writes 0002"),
+        ('"schema":"0003"', '"schema":"0999"', ":1: is of schema 0999, this expunge writes 0003"),
         ('"table":"runs"', '"table":"ruins"', ":39: a table that is not known"),
         ('\n[1,"finetune"', '\n["1","finetune"', ':40: "id" cannot be "1"'),
         ('\n[1,"finetune"', '\n[7,1,"finetune"', ":40: a row of 7 values for 6 columns"),
@@ -76,6 +76,18 @@ def test_a_file_that_is_not_a_whole_export_is_refused_and_nothing_of_it_stays(tm
             second.fill(tmp_path / "bad.jsonl")
         assert words in str(caught.value)
         assert second.status().entries == 0
+
+
+def test_an_export_of_a_version_with_the_same_tables_is_taken(tmp_path):
+    with Ledger.open(tmp_path / "first.db") as first:
+        fill(first)
+        rows = first.export(tmp_path / "first.jsonl")
+    old = (tmp_path / "first.jsonl").read_text("utf-8").replace('"schema":"0003"', '"schema":"0002"', 1)
+    (tmp_path / "old.jsonl").write_text(old, "utf-8")
+    with Ledger.open(tmp_path / "second.db") as second:
+        assert second.fill(tmp_path / "old.jsonl") == rows
+        second.export(tmp_path / "second.jsonl")
+    assert (tmp_path / "second.jsonl").read_bytes() == (tmp_path / "first.jsonl").read_bytes()
 
 
 def test_a_file_cut_short_a_missing_one_and_a_full_ledger_are_refused(tmp_path):

@@ -7,12 +7,14 @@ writing transaction takes the write lock at its start (`BEGIN IMMEDIATE`), so th
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from expunge.errors import ExpungeError
@@ -232,7 +234,8 @@ def insert_rows(connection: Connection, table: str, columns: Sequence[str], rows
     if connection.dialect.name == "sqlite":
         if rows:
             marks = ", ".join("?" * len(columns))
-            connection.exec_driver_sql(f"INSERT INTO {table} ({names}) VALUES ({marks})", [tuple(row) for row in rows])
+            whole = [row if type(row) is tuple else tuple(row) for row in rows]
+            connection.exec_driver_sql(f"INSERT INTO {table} ({names}) VALUES ({marks})", whole)
         return
     driver: Any = connection.connection.driver_connection
     try:
@@ -241,6 +244,41 @@ def insert_rows(connection: Connection, table: str, columns: Sequence[str], rows
                 copy.write_row(row)
     except connection.dialect.loaded_dbapi.Error as error:
         raise wrapped(connection.dialect, f"COPY {table}", error) from error
+
+
+def as_stored(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+    """Rows with moments and truth values as `insert_rows` takes them: SQLite has no kind of its own for either."""
+    if connection.dialect.name != "sqlite":
+        return rows
+    return [tuple(_SQLITE_FORMS.get(type(value), _same)(value) for value in row) for row in rows]
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_SQLITE_FORMS: dict[type, Callable[[Any], Any]] = {
+    bool: int,
+    # As SQLAlchemy writes and reads it: in UTC, without saying so.
+    datetime: lambda moment: moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds"),
+}
+
+
+def new_ids(connection: Connection, table: str, count: int) -> Sequence[int]:
+    """Ids for so many new rows: with them, children can be inserted without asking what id each parent was given."""
+    if connection.dialect.name == "sqlite":
+        # Nobody else writes while this transaction does.
+        first = connection.exec_driver_sql(f"SELECT coalesce(max(id), 0) + 1 FROM {table}").scalar_one()
+        return range(first, first + count)
+    sequence = sa.func.pg_get_serial_sequence(table, "id")
+    numbers = sa.func.generate_series(1, count).table_valued("number").render_derived()
+    return connection.scalars(sa.select(sa.func.nextval(sa.cast(sequence, REGCLASS))).select_from(numbers)).all()
+
+
+def widen_cache(connection: Connection) -> None:
+    """Before many rows are inserted: the index by token is written all over, and a page in memory need not be read again."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA cache_size = -262144")
 
 
 def wrapped(dialect: sa.Dialect, statement: str, error: Exception) -> Exception:
@@ -307,7 +345,7 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA secure_delete = ON")
-        # The index by token is written all over: a large cache and a long log write each page of it less often.
+        # A large cache and a long log write each page less often.
         cursor.execute("PRAGMA cache_size = -65536")
         cursor.execute("PRAGMA wal_autocheckpoint = 32768")
     finally:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Connection
 
 from expunge.errors import ExpungeError
-from expunge.ledger.database import Database, insert_rows
+from expunge.ledger.database import Database, as_stored, insert_rows, new_ids, widen_cache
 from expunge.ledger.impacts import TokenImpact
 from expunge.ledger.schema import Entry, RunRow, TokenImpactRow, TopTokenRow, TrainingMetadata, now
 
+_METADATA_COLUMNS = (
+    "id",
+    "entry_id",
+    "run_id",
+    "model_checkpoint_hash",
+    "average_loss",
+    "relative_loss",
+    "used_in_training",
+    "timestamp",
+)
 _TOP_TOKEN_COLUMNS = ("token_impact_id", "token_id", "position", "impact", "context_start", "context_end")
 
 
@@ -25,7 +34,10 @@ _MANY_ROWS = 10_000
 
 
 class _Use(NamedTuple):
-    row: dict[str, Any]
+    entry_id: str
+    average_loss: float | None
+    relative_loss: float | None
+    timestamp: datetime
     impact: TokenImpact | None
 
 
@@ -111,16 +123,7 @@ class Recorder:
             self._losses, self._loss_sum = self._losses + 1, self._loss_sum + average
             relative = average * self._losses / self._loss_sum if self._loss_sum else 1.0
         self._recorded.add(entry_id)
-        row = {
-            "entry_id": entry_id,
-            "run_id": self._run_id,
-            "model_checkpoint_hash": self._checkpoint,
-            "average_loss": average,
-            "relative_loss": relative,
-            "used_in_training": True,
-            "timestamp": now(),
-        }
-        self._buffer.append(_Use(row, impact))
+        self._buffer.append(_Use(entry_id, average, relative, now(), impact))
         self._buffered_rows += 2 + (len(impact.top_tokens) if impact else 0)
         if self._buffered_rows >= self._buffer_rows:
             self.flush()
@@ -135,14 +138,16 @@ class Recorder:
             return
         try:
             with self._database.writing() as connection:
-                _insert(connection, self._run_id, self._buffer)
+                if self._buffered_rows >= _MANY_ROWS:
+                    widen_cache(connection)
+                _insert(connection, self._run_id, self._checkpoint, self._buffer)
         except sa.exc.IntegrityError:
             raise self._unknown_entry() from None
         self._written_rows += self._buffered_rows
         self._buffer, self._buffered_rows = [], 0
 
     def _unknown_entry(self) -> ExpungeError:
-        wanted = [use.row["entry_id"] for use in self._buffer]
+        wanted = [use.entry_id for use in self._buffer]
         with self._database.reading() as connection:
             known: set[str] = set()
             for start in range(0, len(wanted), 1000):
@@ -153,31 +158,34 @@ class Recorder:
         return ExpungeError(what, where=self._database.place, remedy="give its example to add_entries before training")
 
 
-def _insert(connection: Connection, run_id: int, uses: Sequence[_Use]) -> None:
-    insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
+def _insert(connection: Connection, run_id: int, checkpoint: str, uses: Sequence[_Use]) -> None:
     if connection.dialect.name != "sqlite":
         # One writer a run: two that hold each other's entries would wait for each other for ever.
         connection.execute(sa.select(RunRow.id).where(RunRow.id == run_id).with_for_update())
-    inserted = connection.execute(
-        insert(TrainingMetadata)
-        .on_conflict_do_nothing(index_elements=["entry_id", "run_id"])
-        .returning(TrainingMetadata.entry_id, TrainingMetadata.id),
-        [use.row for use in uses],
-    )
-    metadata_ids = {row.entry_id: row.id for row in inserted}
-    # Only the uses that are new: another process may have recorded the others in the meantime.
-    impacts = {
-        metadata_ids[use.row["entry_id"]]: use.impact for use in uses if use.impact and use.row["entry_id"] in metadata_ids
-    }
-    if not impacts:
-        return
-    written = connection.execute(
-        sa.insert(TokenImpactRow).returning(TokenImpactRow.metadata_id, TokenImpactRow.id),
-        [{"metadata_id": metadata_id, "total_tokens": impact.total_tokens} for metadata_id, impact in impacts.items()],
-    )
-    insert_top_tokens(
-        connection, [(impact_id, *token) for metadata_id, impact_id in written for token in impacts[metadata_id].top_tokens]
-    )
+    # Another process may have recorded some in the meantime.
+    there = _recorded(connection, run_id, [use.entry_id for use in uses])
+    uses = [use for use in uses if use.entry_id not in there]
+    metadata_ids = new_ids(connection, TrainingMetadata.__tablename__, len(uses))
+    rows = [
+        (metadata_id, use.entry_id, run_id, checkpoint, use.average_loss, use.relative_loss, True, use.timestamp)
+        for metadata_id, use in zip(metadata_ids, uses, strict=True)
+    ]
+    insert_rows(connection, TrainingMetadata.__tablename__, _METADATA_COLUMNS, as_stored(connection, rows))
+    measured = [(metadata_id, use.impact) for metadata_id, use in zip(metadata_ids, uses, strict=True) if use.impact]
+    impact_ids = new_ids(connection, TokenImpactRow.__tablename__, len(measured))
+    numbered = list(zip(impact_ids, measured, strict=True))
+    impacts = [(impact_id, metadata_id, impact.total_tokens) for impact_id, (metadata_id, impact) in numbered]
+    insert_rows(connection, TokenImpactRow.__tablename__, ("id", "metadata_id", "total_tokens"), impacts)
+    insert_top_tokens(connection, [(impact_id, *token) for impact_id, (_, impact) in numbered for token in impact.top_tokens])
+
+
+def _recorded(connection: Connection, run_id: int, entry_ids: Sequence[str]) -> set[str]:
+    there: set[str] = set()
+    query = sa.select(TrainingMetadata.entry_id).where(TrainingMetadata.run_id == run_id)
+    for start in range(0, len(entry_ids), 1000):
+        chunk = entry_ids[start : start + 1000]
+        there.update(connection.scalars(query.where(TrainingMetadata.entry_id.in_(chunk))))
+    return there
 
 
 def insert_top_tokens(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:

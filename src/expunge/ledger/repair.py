@@ -30,6 +30,7 @@ from expunge.ledger.impacts import TokenImpact
 from expunge.ledger.recorder import insert_top_tokens
 from expunge.ledger.schema import (
     ACTIONS,
+    SCHEMA_VERSION,
     Base,
     Entry,
     RunRow,
@@ -80,13 +81,17 @@ def repair(database: Database, *, dry_run: bool = False) -> Repair:
         ExpungeError: it is no ledger, of a newer version, or in use, or there is no room for the backup.
     """
     with database.reading() as connection:
-        layout = list(layout_faults(connection, database.version(connection, old_too=True)))
+        version = database.version(connection, old_too=True)
+        layout = list(layout_faults(connection, version))
         if not layout and not any(finding.broken for finding in content_faults(connection)):
             return Repair(database.place, [], None)
     backup = None if dry_run else _backed_up(database)
     steps: list[str] = []
     try:
         with _unchecked(database) as connection:
+            if version not in (None, SCHEMA_VERSION) and _upgraded(connection):
+                steps.append(f"schema {version}: brought to {SCHEMA_VERSION}")
+                layout = list(layout_faults(connection, SCHEMA_VERSION))
             if layout:
                 steps += [f"{fault}: mended" for fault in layout]
                 steps += _rebuild(connection)
@@ -101,6 +106,16 @@ def repair(database: Database, *, dry_run: bool = False) -> Repair:
 
 class _UndoError(Exception):
     pass
+
+
+def _upgraded(connection: Connection) -> bool:
+    """Whether the migrations bring an older schema to the present one; they do not where its tables are damaged."""
+    try:
+        with connection.begin_nested():
+            upgrade(connection)
+    except sa.exc.SQLAlchemyError:
+        return False
+    return True
 
 
 @contextmanager

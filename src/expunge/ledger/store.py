@@ -204,7 +204,7 @@ class Ledger:
             query = sa.select(RunRow.id).where(RunRow.path == row["path"], RunRow.checkpoint == checkpoint)
             return connection.execute(query).scalar_one()
 
-    def recorder(self, run_id: int, *, checkpoint: str | None = None, buffer_rows: int = 100_000) -> Recorder:
+    def recorder(self, run_id: int, *, checkpoint: str | None = None, buffer_rows: int = 250_000) -> Recorder:
         """A recorder of training uses in a run; see `Recorder`.
 
         Args:
@@ -403,15 +403,18 @@ class Ledger:
         if run_id is not None:
             query = query.where(TrainingMetadata.run_id == run_id)
         queries = [query]
-        if token_ids and subject is None and entry_ids is None:
-            # Token by token: each is read off its index in the order of impact, however frequent it is.
-            queries = [query.where(TopTokenRow.token_id == token_id) for token_id in sorted(set(token_ids))]
-        elif token_ids:
-            queries = [query.where(TopTokenRow.token_id.in_(token_ids))]
+        if token_ids:
+            query = query.where(TopTokenRow.token_id.in_(token_ids))
+            queries = [query]
+            if limit is not None and subject is None and entry_ids is None and run_id is None:
+                # The greatest first, and only then who they are of: a frequent token is in very many uses.
+                of_these = sa.select(TopTokenRow.id).where(TopTokenRow.token_id.in_(token_ids))
+                greatest = of_these.order_by(TopTokenRow.impact.desc(), TopTokenRow.id).limit(limit)
+                queries = [query.where(TopTokenRow.id.in_(greatest))]
         if entry_ids is not None:
             queries = [queries[0].where(Entry.id.in_(chunk)) for chunk in _chunks(sorted(set(entry_ids)), _MANY)]
         with self._database.reading() as connection:
-            found = [FoundToken(*row) for each in queries for row in connection.execute(each)]
+            found = [FoundToken._make(row) for each in queries for row in connection.execute(each)]
         return heapq.nlargest(len(found) if limit is None else limit, found, key=lambda token: token.impact)
 
 

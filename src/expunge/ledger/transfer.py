@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from expunge.errors import ExpungeError
 from expunge.files import written_atomically
-from expunge.ledger.database import Database, continue_counting, insert_rows
+from expunge.ledger.database import Database, continue_counting, insert_rows, widen_cache
 from expunge.ledger.schema import (
     SCHEMA_VERSION,
     Base,
@@ -33,6 +33,8 @@ from expunge.ledger.schema import (
 
 _FORMAT = "expunge-ledger"
 _CHUNK = 5000
+_SAME_TABLES = ("0002", SCHEMA_VERSION)
+"""Versions that differ in their indexes alone."""
 _STREAMED = {"yield_per": _CHUNK}
 
 
@@ -66,12 +68,19 @@ def import_ledger(database: Database, path: Path) -> int:
             if connection.scalar(sa.select(sa.literal(1)).select_from(table).limit(1)):
                 what = f"the ledger is not empty (it has {table.name})"
                 raise ExpungeError(what, where=database.place, remedy="import into a new --database")
+        widen_cache(connection)
+        # Made anew from all rows at once: sorted, and so written once.
+        indexes = sorted(Base.metadata.tables[TopTokenRow.__tablename__].indexes, key=lambda index: str(index.name))
+        for index in indexes:
+            index.drop(connection)
         try:
             rows = _Import(connection, path).run()
         except sa.exc.IntegrityError as error:
             words = " ".join(str(error.orig).split())
             what = f"its rows contradict each other ({words[:200]})"
             raise ExpungeError(what, where=path, remedy="export the ledger again") from None
+        for index in indexes:
+            index.create(connection)
         continue_counting(connection)
     database.refresh_statistics()
     return rows
@@ -126,7 +135,7 @@ class _Import:
     def _check_header(self, value: dict[str, Any]) -> None:
         if value.get("format") != _FORMAT:
             raise self._error("is not an exported ledger")
-        if value.get("schema") != SCHEMA_VERSION:
+        if value.get("schema") not in _SAME_TABLES:
             what = f"is of schema {value.get('schema')}, this expunge writes {SCHEMA_VERSION}"
             raise self._error(what, "import it with the expunge that wrote it, and let this one open that ledger")
 
@@ -225,7 +234,7 @@ def export_impacts(database: Database, path: Path) -> int:
     token = TopTokenRow
     token_columns = (token.token_id, token.position, token.impact, token.context_start, token.context_end)
     # In the order of an index, beside the uses in theirs: neither is sorted, neither held whole.
-    tokens = sa.select(token.token_impact_id, *token_columns).order_by(token.token_impact_id, token.impact)
+    tokens = sa.select(token.token_impact_id, *token_columns).order_by(token.token_impact_id)
     written = 0
     with database.reading() as connection, written_atomically(path) as stream:
         stream.write('{"training_uses": [')
@@ -238,13 +247,17 @@ def export_impacts(database: Database, path: Path) -> int:
             top: list[dict[str, Any]] = []
             if group is not None and group[0] == impact_id:
                 names = [column.key for column in token_columns]
-                top = [dict(zip(names, row[1:], strict=True)) for row in group[1]][::-1]
+                top = sorted((dict(zip(names, row[1:], strict=True)) for row in group[1]), key=_by_falling_impact)
                 group = next(groups, None)
             stream.write(",\n" if written else "\n")
             json.dump(fields | {"top_tokens": top}, stream, ensure_ascii=False, allow_nan=False, default=_as_text)
             written += 1
         stream.write("\n]}\n")
     return written
+
+
+def _by_falling_impact(token: dict[str, Any]) -> tuple[float, int]:
+    return -token["impact"], token["position"]
 
 
 def _write(stream: Any, value: Any) -> None:

@@ -55,8 +55,12 @@ def validate(database: Database) -> Validation:
     with database.reading() as connection:
         version = database.version(connection, old_too=True)
         there = set(sa.inspect(connection).get_table_names())
+        older = version not in (None, SCHEMA_VERSION)
         counts = {table.name: _count(connection, table) for table in Base.metadata.sorted_tables if table.name in there}
         findings = [Finding(what, 1, True, _REPAIR) for what in layout_faults(connection, version)]
+        if older:
+            what = f"the schema is {version}, and now {SCHEMA_VERSION}: any command that writes brings it there"
+            findings = [Finding(what, 1, True, "expunge ledger init")]
         coverage, distributions = None, {}
         if not findings:
             findings += content_faults(connection)

@@ -9,7 +9,7 @@ import pytest
 
 from expunge.errors import ExpungeError
 from expunge.sources.contamination import check_contamination
-from expunge.sources.temporal import REFUSALS, Day, Event, Temporal, from_templates, make, read_events
+from expunge.sources.temporal import REFUSALS, Asked, Day, Event, Temporal, from_templates, make, questions_in, read_events
 
 
 def write(path, rows):
@@ -134,11 +134,38 @@ def test_a_date_is_asked_for_only_where_it_tells_one_event():
 
 
 def test_questions_may_come_from_elsewhere(events):
-    def one(event, alone, rng, count):
-        return [(f"What of {event.id}?", "Much.")]
+    def all_but_the_first(drawn, count):
+        return [None, *([Asked(f"What of {event.id}?", "Much.")] for event in drawn[1:])]
 
-    found = make(Temporal(events=events), sample=None, seed=42, questions=one)
+    found = make(Temporal(events=events), sample=None, seed=42, questions=all_but_the_first)
     assert all(example.prompt == f"What of {example.subject}?" for example in found.sets["forget"])
+    assert found.counts["events_asked_by_template"] == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("I would rather not.", "no such JSON"),
+        ('{"questions": [{"question": "Who flew?"}]}', "no such JSON"),
+        ('{"questions": []}', "too few questions"),
+        ('{"questions": [{"question": "Tell me who flew there.", "answer": "Ana Ruiz"}]}', "no question"),
+        ('{"questions": [{"question": "Where did Ana Ruiz fly to?", "answer": "Ana Ruiz."}]}', "no answer"),
+        ('{"questions": [{"question": "Where did the pilot fly to?", "answer": "to Paris"}]}', "something else"),
+        ('{"questions": [{"question": "In which year was this?", "answer": "In 1951"}]}', "something else"),
+    ],
+)
+def test_a_models_answer_that_is_no_good_question_about_the_event_is_refused(answer, said):
+    day = Day(1950, 5, 1)
+    with pytest.raises(ValueError, match=said):
+        questions_in(answer, Event(day, day, "Ana Ruiz flew to Lima.", "1"), 1)
+
+
+def test_good_questions_of_a_model_are_taken_as_they_stand():
+    day = Day(1950, 5, 1)
+    answer = 'Sure: {"questions": [{"question": "Where did Ana Ruiz fly to?", "answer": "To Lima"}]}'
+    assert questions_in(answer, Event(day, day, "Ana Ruiz flew to Lima.", "1"), 1) == [
+        ("Where did Ana Ruiz fly to?", "To Lima")
+    ]
 
 
 def test_a_sample_has_half_of_its_events_on_each_side(events):

@@ -6,6 +6,8 @@ directory is made.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +22,11 @@ from expunge.recipes.prepare import CONTAMINATION, ORDINARY_EVAL, ORDINARY_TRAIN
 from expunge.runs import MANIFEST, Run, check_place, settings_of
 
 if TYPE_CHECKING:
-    from expunge.sources import Sets
+    from expunge.sources import Material, Sets
     from expunge.sources.contamination import ContaminationReport
+
+
+_NOT_OF_THE_RESULT = ("base_url", "concurrency")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +62,6 @@ def prepare_source(config: PrepareConfig, kind: str, settings: Any) -> Run:
             the place is taken or cannot be written. Nothing is written then.
     """
     from expunge.sources import SOURCES
-    from expunge.sources.ordinary import ordinary_evaluation, ordinary_training
     from expunge.sources.tables import fingerprint_of
 
     source = SOURCES[kind]
@@ -65,7 +69,9 @@ def prepare_source(config: PrepareConfig, kind: str, settings: Any) -> Run:
     command = f"prepare {kind}"
     places = {name: place for name in source.inputs if (place := getattr(settings, name)) is not None}
     inputs = {name: fingerprint_of(str(place)) for name, place in places.items()}
-    known = settings_of(settings, without=source.inputs) | settings_of(config, without=("output", "dry_run"))
+    known = settings_of(settings, without=(*source.inputs, *_NOT_OF_THE_RESULT)) | settings_of(
+        config, without=("output", "dry_run")
+    )
     if not config.dry_run:
         if (config.output / MANIFEST).exists():
             with Run.open(config.output, command, known, inputs) as run:
@@ -73,7 +79,28 @@ def prepare_source(config: PrepareConfig, kind: str, settings: Any) -> Run:
                     return run
         check_place(config.output)
 
-    material = source.make(settings, sample=config.sample, seed=config.seed)
+    with _questions(settings, config) as more:
+        material = source.make(settings, sample=config.sample, seed=config.seed, **more)
+        return _checked_and_written(config, command, known, inputs, material, Path(next(iter(places.values()), kind)))
+
+
+@contextmanager
+def _questions(settings: Any, config: PrepareConfig) -> Iterator[dict[str, Any]]:
+    """What a source cannot have by itself, because it is above it: a model that makes questions."""
+    if getattr(settings, "engine", "template") == "template" or config.dry_run:
+        yield {}
+        return
+    from expunge.recipes.temporal_questions import asked_of_a_model
+
+    with asked_of_a_model(settings, config.output, config.seed) as questions:
+        yield {"questions": questions}
+
+
+def _checked_and_written(
+    config: PrepareConfig, command: str, known: dict[str, Any], inputs: dict[str, str], material: Material, place: Path
+) -> Run:
+    from expunge.sources.ordinary import ordinary_evaluation, ordinary_training
+
     main = {name: examples for name, examples in material.sets.items() if examples}
     sets, report, dropped = _checked(main, material.subjects_apart, config)
     reports = {"": report}
@@ -87,7 +114,7 @@ def prepare_source(config: PrepareConfig, kind: str, settings: Any) -> Run:
     for name, found in reports.items():
         console.print(f"{name}: {found.in_words()}" if name else found.in_words(), soft_wrap=True, markup=False)
         if not (found.clean or config.allow_contaminated):
-            refuse(found, Path(next(iter(places.values()), kind)))
+            refuse(found, place)
     rows = {name: len(examples) for name, examples in sets.items()}
     results = {"rows": rows, **material.counts, "dropped": dropped, "reasons": report.reasons}
     if config.dry_run:

@@ -7,14 +7,15 @@ answered in training. The packaged facts (`dated_facts.jsonl`, written for this 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from expunge.errors import ExpungeError, at_least
 from expunge.examples import Example, Row
@@ -86,8 +87,8 @@ class Asked(NamedTuple):
     answer: str
 
 
-Questions = Callable[[Event, bool, random.Random, int], Sequence[Asked]]
-"""Makes so many questions about an event: event, whether nothing else happened on its day, chance, how many."""
+Questions = Callable[[Sequence[Event], int], Sequence[Sequence[Asked] | None]]
+"""Makes so many questions about each event; None for an event of which nothing good could be made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,16 @@ class Temporal:
     """Questions asked about each event."""
     val_ratio: float = 0.1
     """Share of the events of each side kept for validation."""
+    engine: Literal["template", "openai"] = "template"
+    """Who makes the questions: templates, without a network, or a model behind an OpenAI-compatible address."""
+    model: str | None = None
+    """The model's name at the address."""
+    base_url: str | None = None
+    """The address; where not given, OPENAI_BASE_URL of the environment or LM Studio's http://localhost:1234/v1."""
+    api_key: str | None = field(default=None, repr=False)
+    """Key for the address; where not given, OPENAI_API_KEY of the environment. Never written."""
+    concurrency: int = 8
+    """Questions asked of the model at once."""
     dev_rows: int = 40
     """Rows of `dev/dev_subset.jsonl`, half of each side, taken from training."""
 
@@ -119,7 +130,7 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
         config: the events and the cutoff.
         sample: only so many events, half of them on each side.
         seed: of the draw of events, questions and refusals.
-        questions: makes the questions in place of the templates.
+        questions: makes the questions; templates do where it is not given, and where it has none.
 
     Raises:
         ExpungeError: the table cannot be read, a date is none, or a side has fewer than two events.
@@ -136,19 +147,26 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
         what = f"{len(before)} events before {cutoff} and {len(after)} from it on are too few"
         raise ExpungeError(what, where=config.events, remedy="give at least two of each, or another --cutoff")
     alone = {day for day, count in Counter((event.start, event.end) for event in events).items() if count == 1}
-    asked = questions or from_templates
+    held = max(1, round(config.val_ratio * size))
+    retain, unlearn = (sorted(side, key=lambda event: _place(event, seed))[:size] for side in (before, after))
+    drawn = [*retain, *unlearn]
+    made_by_model = questions(drawn, config.questions_per_event) if questions else [None] * len(drawn)
+    asked = {event.id: made for event, made in zip(drawn, made_by_model, strict=True)}
 
     def rows(events: Iterable[Event], kind: str) -> list[Example]:
         made = []
         for event in events:
-            rng = random.Random(f"{seed}:{event.id}")
-            for question, answer in asked(event, (event.start, event.end) in alone, rng, config.questions_per_event):
+            own = asked[event.id] or from_templates(
+                event,
+                (event.start, event.end) in alone,
+                random.Random(f"{seed}:{event.id}"),
+                config.questions_per_event,
+            )
+            for question, answer in own:
                 known = {"dataset_type": kind, "date": str(event.start), "event_id": event.id, "original_answer": answer}
                 made.append(Example(question, answer, event.id, known, event.where))
         return made
 
-    held = max(1, round(config.val_ratio * size))
-    retain, unlearn = (sorted(side, key=lambda event: _place(event, seed))[:size] for side in (before, after))
     sets = {
         "forget": rows(unlearn[held:], "unlearn"),
         "retain": rows(retain[held:], "retain"),
@@ -161,6 +179,8 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
         "events_spanning_the_cutoff": len(spanning),
         "events_each_side": size,
     }
+    if questions:
+        counts["events_asked_by_template"] = sum(made is None for made in made_by_model)
     return Material(sets, files=lambda sets: _layout(sets, config.dev_rows, seed), counts=counts)
 
 
@@ -201,6 +221,68 @@ def from_templates(event: Event, alone: bool, rng: random.Random, count: int) ->
         others.append(Asked(rng.choice(("What happened on {}?", "Which event took place on {}?")).format(day), words))
     rng.shuffle(others)
     return [*own, *others][:count]
+
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "questions": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"question": {"type": "string"}, "answer": {"type": "string"}},
+                "required": ["question", "answer"],
+                "additionalProperties": False,
+            },
+        }
+    },
+    "required": ["questions"],
+    "additionalProperties": False,
+}
+"""What a model is to answer in."""
+
+
+def messages_for(event: Event, count: int) -> list[dict[str, str]]:
+    """What a model is told to make questions about an event."""
+    when = event.start.in_words() + (f" to {event.end.in_words()}" if event.end != event.start else "")
+    told = (
+        "You write quiz questions. Each is about the event you are given and can be answered from what is said of it alone. "
+        "Each stands for itself, names what it is about, and does not contain its answer. An answer is one to ten words of "
+        'the event\'s own. Answer in JSON: {"questions": [{"question": "…?", "answer": "…"}]}.'
+    )
+    return [
+        {"role": "system", "content": told},
+        {"role": "user", "content": f"Date: {when}\nEvent: {event.words}\nWrite {count} different questions."},
+    ]
+
+
+def questions_in(words: str, event: Event, count: int) -> list[Asked]:
+    """The first good questions of a model's answer; of every answer, each number and name stands in the event.
+
+    Raises:
+        ValueError: there are fewer than `count` good ones; it says what is wrong with the last bad one.
+    """
+    problem = "too few questions"
+    good: dict[str, Asked] = {}
+    try:
+        given = json.loads(words[words.index("{") : words.rindex("}") + 1])["questions"]
+        pairs = [(str(each["question"]).strip(), str(each["answer"]).strip()) for each in given]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError("no such JSON") from None
+    known = f"{event.words} {event.start.in_words()} {event.end.in_words()}".casefold()
+    for question, answer in pairs:
+        named = re.findall(r"\d+|\b[^\W\d_a-z][\w-]+", answer)
+        if not question.endswith("?") or not 4 <= len(question.split()) <= 60:
+            problem = "no question"
+        elif not 1 <= len(answer.split()) <= 25 or answer.casefold().rstrip(".") in question.casefold():
+            problem = "no answer"
+        elif any(name.casefold() not in known for name in named[answer[0].isupper() :]):
+            problem = "an answer of something else"
+        else:
+            good.setdefault(question.casefold(), Asked(question, answer))
+    if len(good) < count:
+        raise ValueError(problem)
+    return list(good.values())[:count]
 
 
 def _sides(events: Iterable[Event], cutoff: Day) -> tuple[list[Event], list[Event], list[Event]]:

@@ -32,12 +32,14 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.examples import Example
+from expunge.progress import Bar, progress
 from expunge.sources.contradiction import age_at, contradiction
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ LONG_WITHOUT_NAME = 12
 _BANDS, _ROWS_A_BAND, _COMPARED = 25, 5, 8
 _CHUNK = 4096
 """Rows hashed at a time: some 25 MB."""
+_MANY = 10_000
+"""Rows from which on it takes seconds, and progress is shown."""
 _LIKELY = 0.65
 """Share of equal MinHash values from which on the true Jaccard is computed: four standard deviations under `NEAR`."""
 
@@ -184,13 +188,11 @@ def check_contamination(sets: Mapping[str, Sequence[Example]], *, subjects_apart
             seen.add(pair)
             subjects.append(Overlap(one.place, two.place, 1.0, two.place.subject))
     exact = [_overlap(one, two) for one, two in _sharing(rows, ([row.text] for row in rows))]
-    near = [_overlap(one, two, similarity) for one, two, similarity in _near(rows, [row.text for row in rows])]
-    whole = {(overlap.first, overlap.second) for overlap in (*exact, *near)}
-    renamed = [
-        _overlap(one, two, similarity)
-        for one, two, similarity in _near(rows, [row.nameless for row in rows])
-        if (one.place, two.place) not in whole
-    ]
+    with _shown(len(rows)) as bar:
+        near = [_overlap(*found) for found in _near(rows, [row.text for row in rows], bar)]
+        whole = {(overlap.first, overlap.second) for overlap in (*exact, *near)}
+        nameless = _near(rows, [row.nameless for row in rows], bar)
+        renamed = [_overlap(*found) for found in nameless if (found[0].place, found[1].place) not in whole]
     whole |= {(overlap.first, overlap.second) for overlap in renamed}
     sections = {
         (one.place, two.place): Overlap(one.place, two.place, 1.0, _cut(_first_shared_section(one, two)))
@@ -300,17 +302,29 @@ def _sharing(rows: Sequence[_Row], keys: Iterable[Iterable[str]]) -> Iterator[tu
             holders.setdefault(row.place.set, row)
 
 
-def _near(rows: Sequence[_Row], texts: Sequence[str]) -> Iterator[tuple[_Row, _Row, float]]:
+@contextmanager
+def _shown(rows: int) -> Iterator[Bar | None]:
+    """The progress of looking twice for near duplicates, where it takes long enough to be looked at."""
+    if rows < _MANY:
+        yield None
+        return
+    with progress("Near duplicates", 2 * (_BANDS + -(-rows // _CHUNK))) as bar:
+        yield bar
+
+
+def _near(rows: Sequence[_Row], texts: Sequence[str], bar: Bar | None) -> Iterator[tuple[_Row, _Row, float]]:
     """Each row with one near duplicate in every earlier set that has any, and the Jaccard similarity of their texts.
 
     Rows whose whole texts are the same are passed over.
     """
     import numpy as np
 
-    signatures = _signatures(texts)
+    signatures = _signatures(texts, bar)
     multipliers = np.random.default_rng(0).integers(0, 2**64, _ROWS_A_BAND, dtype=np.uint64) | np.uint64(1)
     settled: set[tuple[int, str]] = set()
     for band in range(_BANDS):
+        if bar:
+            bar.advance()
         columns = signatures[:, band * _ROWS_A_BAND : (band + 1) * _ROWS_A_BAND].astype(np.uint64)
         # One number a bucket; two buckets that fall together only cost a comparison.
         _, bucket_of, size_of = np.unique(columns @ multipliers, return_inverse=True, return_counts=True)
@@ -336,7 +350,7 @@ def _near(rows: Sequence[_Row], texts: Sequence[str]) -> Iterator[tuple[_Row, _R
                 own.append(index)
 
 
-def _signatures(texts: Sequence[str]) -> NDArray[np.uint32]:
+def _signatures(texts: Sequence[str], bar: Bar | None) -> NDArray[np.uint32]:
     """MinHash signatures of two-word shingles, [texts, bands times rows a band].
 
     A permutation is an odd multiplier and an offset modulo 2**32, of a shingle's number that was mixed before.
@@ -362,6 +376,8 @@ def _signatures(texts: Sequence[str]) -> NDArray[np.uint32]:
         for column in range(size):
             values = shingles * multipliers[column] + offsets[column]
             found[first : first + len(words), column] = np.minimum.reduceat(values, ends)[::2]
+        if bar:
+            bar.advance()
     return found
 
 

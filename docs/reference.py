@@ -20,6 +20,7 @@ from expunge import metrics as metrics_room
 from expunge.methods import METHODS
 from expunge.metrics import METRICS, Direction, Over, Part
 from expunge.recipes.unlearn import UnlearnConfig
+from expunge.training.impact import ESTIMATORS, ImpactConfig
 from expunge.training.objective import Method, Need
 
 _MADE = "<!-- Written by docs/reference.py from the docstrings: change those, then run `python docs/reference.py`. -->"
@@ -38,6 +39,10 @@ def _methods() -> Iterator[str]:
         yield from _method(METHODS[name])
     yield from ("## Settings every method takes", "", inspect.getdoc(UnlearnConfig) or "", "", *_settings(UnlearnConfig), "")
     yield from ("## What a method may ask for", "", *_members(Need), "")
+    yield from ("## Token impact", "", inspect.getdoc(ImpactConfig) or "", "", *_settings(ImpactConfig), "")
+    for name in ESTIMATORS:
+        yield from (f"### {name}", "", inspect.getdoc(sys.modules[ESTIMATORS[name].measure.__module__]) or "", "")
+        yield from (inspect.getdoc(ESTIMATORS[name].measure) or "", "")
 
 
 def _method(method: Method) -> Iterator[str]:

@@ -252,7 +252,9 @@ def check_against_hand(found, name, tokens, model, kept, context):
         example = tokens[entry]
         assert total == len(example.tokens)
         by_hand = BY_HAND[name](model, example)
-        count = min(kept(total), int((by_hand > 0).sum()))
+        # A random model's hidden norms are all but equal, so rounding says how many lie at the percentile.
+        count = len(top) if name == "hidden-norm" else min(kept(total), int((by_hand > 0).sum()))
+        assert len(top) == count > 0
         assert [token[2] for token in top] == pytest.approx(by_hand.topk(count).values.tolist(), rel=1e-3, abs=1e-4)
         for position, token, impact, start, end in top:
             assert token == example.tokens[position]
@@ -265,14 +267,17 @@ def check_against_hand(found, name, tokens, model, kept, context):
 def test_the_ledger_has_each_example_once_with_its_own_tokens_whatever_the_batch(tiny, tmp_path, name):
     tokenizer, model = load_tokenizer(tiny.base), load_model(tiny.base)
     found = []
-    settings = ImpactConfig(impact=name) if name == "gradient" else ImpactConfig(impact=name, impact_top_k=4, impact_context=2)
-    sizes = ((1, 1), (5, 5), (6, 2), (4, 3)) if name == "gradient" else ((1, 1), (4, 3))
+    # The default one thoroughly; of the others, what is theirs.
+    default = name == "gradient"
+    settings = ImpactConfig() if default else ImpactConfig(impact=name, impact_top_k=4, impact_context=2)
+    sizes = ((1, 1), (5, 5), (6, 2), (4, 3)) if default else ((4, 3),)
+    files = (tiny.files.forget, tiny.files.retain) if default else (tiny.files.forget,)
     for batch_size, micro_batch_size in sizes:
         database = tmp_path / f"{batch_size}-{micro_batch_size}.db"
         config = FinetuneConfig(
-            data_file=(tiny.files.forget, tiny.files.retain),
+            data_file=files,
             ordinary=tiny.files.ordinary,
-            ordinary_share=0.2,
+            ordinary_share=0.5,
             output=tmp_path / f"run-{batch_size}-{micro_batch_size}",
             model=str(tiny.base),
             epochs=2,
@@ -285,9 +290,9 @@ def test_the_ledger_has_each_example_once_with_its_own_tokens_whatever_the_batch
         finetune(config, settings)
         assert estimator_of(database) == name
         found.append(recorded(database))
-    learnt = [*tiny_people.FORGET, *tiny_people.RETAIN, *tiny_people.ORDINARY]
+    learnt = [*tiny_people.FORGET, *(tiny_people.RETAIN if default else ()), *tiny_people.ORDINARY]
     tokens = {example.id: example for example in tokenize(learnt, tokenizer, max_seq_length=512)}
-    if name == "gradient":
+    if default:
         check_against_hand(found[0], name, tokens, model, lambda total: max(1, -(-total // 20)), 5)
     else:
         check_against_hand(found[0], name, tokens, model, lambda _: 4, 2)
@@ -301,7 +306,7 @@ def test_unlearning_records_the_same_impacts_by_every_method_on_both_sides(tiny,
     from expunge.methods import METHODS
 
     found = []
-    runs = (("npo", 3), ("npo", 1), ("grad-diff", 2)) if name == "gradient" else (("npo", 3), ("grad-diff", 2))
+    runs = (("npo", 3), ("npo", 1), ("grad-diff", 2)) if name == "gradient" else (("grad-diff", 3),)
     for method, micro_batch_size in runs:
         database = tmp_path / f"{method}-{micro_batch_size}.db"
         config = UnlearnConfig(
@@ -309,8 +314,8 @@ def test_unlearning_records_the_same_impacts_by_every_method_on_both_sides(tiny,
             forget=tiny.files.forget,
             retain=tiny.files.retain,
             output=tmp_path / f"run-{method}-{micro_batch_size}",
-            steps=3,
-            batch_size=3,
+            steps=2,
+            batch_size=4,
             micro_batch_size=micro_batch_size,
             learning_rate=NO_STEP,
             database=str(database),
@@ -319,8 +324,9 @@ def test_unlearning_records_the_same_impacts_by_every_method_on_both_sides(tiny,
         unlearn(config, method, METHODS[method].config(), ImpactConfig(impact=name))
         assert estimator_of(database) == name
         found.append(recorded(database))
-    assert {example.id for example in tiny_people.FORGET} <= found[0].keys()
-    assert len(found[0]) == 4 + 8
+    learnt = tokenize([*tiny_people.FORGET, *tiny_people.RETAIN], load_tokenizer(tiny.target), max_seq_length=512)
+    tokens = {example.id: example for example in learnt}
+    check_against_hand(found[0], name, tokens, load_model(tiny.target), lambda total: max(1, -(-total // 20)), 5)
     for other in found[1:]:
         assert other.keys() == found[0].keys()
         same_impacts(found[0], other)

@@ -250,7 +250,8 @@ def export_impacts(database: Database, path: Path) -> int:
                 top = sorted((dict(zip(names, row[1:], strict=True)) for row in group[1]), key=_by_falling_impact)
                 group = next(groups, None)
             stream.write(",\n" if written else "\n")
-            json.dump(fields | {"top_tokens": top}, stream, ensure_ascii=False, allow_nan=False, default=_as_text)
+            # Made whole before it is written: many times faster than in parts, and it is small.
+            stream.write(json.dumps(fields | {"top_tokens": top}, ensure_ascii=False, allow_nan=False, default=_as_text))
             written += 1
         stream.write("\n]}\n")
     return written

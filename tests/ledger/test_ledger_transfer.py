@@ -14,7 +14,7 @@ def fill(ledger):
     """Something in every table."""
     examples = make_examples(40)
     ledger.add_entries(examples, source="notes.jsonl")
-    run_id = ledger.start_run(name="finetune", path="runs/target", checkpoint="abc")
+    run_id = ledger.start_run(name="finetune", path="runs/target", checkpoint="abc", impact_estimator="gradient")
     with ledger.recorder(run_id) as recorder:
         for i, example in enumerate(examples[:-1]):
             recorder.mark_used_in_training(example.id, losses=[0.1 + i / 7, 0.3], token_impact=make_impact(i) if i else None)
@@ -135,6 +135,7 @@ def test_token_impacts_are_exported_as_one_json_document(place, tmp_path):
     tokens = sorted(make_impact(1).top_tokens, key=lambda token: -token.impact)
     assert found[0]["top_tokens"] == [token._asdict() for token in tokens]
     assert found[0]["total_tokens"] == 120
+    assert {use["impact_estimator"] for use in found} == {"gradient"}
 
 
 def test_an_empty_ledger_exports_and_imports_too(tmp_path):

@@ -419,7 +419,7 @@ def every_command(within: App = app, words: tuple[str, ...] = ()) -> Iterator[tu
 def test_the_help_of_every_command_shows_its_flags_and_an_example_and_loads_nothing_heavy(tmp_path):
     commands = dict(every_command())
     assert commands.keys() >= {("demo",), ("generate", "medical"), ("prepare", "medical"), ("unlearn", "npo"), ("doctor",)}
-    ledger = ("status", "request", "find", "init", "validate", "repair", "export", "import", "erase")
+    ledger = ("status", "request", "find", "close", "init", "validate", "repair", "export", "import", "erase")
     assert commands.keys() >= {("ledger", name) for name in ledger}
     # numpy alone may come: metrics and verdict count with it.
     pages = expunge_often([(*words, "--help") for words in commands], at=tmp_path, without=HEAVY[1:])

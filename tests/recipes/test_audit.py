@@ -10,6 +10,7 @@ import pytest
 import tiny_people
 from expunge.audit.results import Audit
 from expunge.errors import ExpungeError
+from expunge.ledger import Ledger
 from expunge.methods.grad_diff import GradDiff
 from expunge.recipes.audit import AUDIT, AuditConfig, audit
 from expunge.recipes.finetune import FinetuneConfig, finetune
@@ -164,7 +165,6 @@ def test_an_audit_that_was_killed_goes_on_and_ends_with_the_same_file(audited, t
 
 
 def test_the_ledger_is_told_the_verdict_even_by_an_audit_that_was_finished_without_it(audited):
-    from expunge.ledger import Ledger
 
     audit(audited.config(audited.path.parent, database=str(audited.database)))
     with Ledger.open(audited.database, create=False) as ledger:
@@ -175,9 +175,13 @@ def test_the_ledger_is_told_the_verdict_even_by_an_audit_that_was_finished_witho
     assert request.verdict == claims
 
 
-def test_an_audit_for_a_ledger_without_such_a_request_says_so(audited, tmp_path):
+def test_an_audit_for_a_ledger_without_such_a_request_says_so_before_it_asks_anything(audited, tmp_path):
+    Ledger.open(tmp_path / "other.db").close()
     with pytest.raises(ExpungeError, match=r"no deletion request covers the forget set.*: unlearn with --database first"):
-        audit(audited.config(audited.path.parent, database=str(tmp_path / "other.db")))
+        audit(audited.config(tmp_path / "audit", database=str(tmp_path / "other.db")))
+    with pytest.raises(ExpungeError, match="there is no ledger here"):
+        audit(audited.config(tmp_path / "audit", database=str(tmp_path / "none.db")))
+    assert [path.name for path in tmp_path.iterdir()] == ["other.db"]
 
 
 def test_sets_that_share_a_person_are_refused_before_anything_is_written(audited, tmp_path):

@@ -165,7 +165,6 @@ def test_an_audit_that_was_killed_goes_on_and_ends_with_the_same_file(audited, t
 
 
 def test_the_ledger_is_told_the_verdict_even_by_an_audit_that_was_finished_without_it(audited):
-
     audit(audited.config(audited.path.parent, database=str(audited.database)))
     with Ledger.open(audited.database, create=False) as ledger:
         (request,) = ledger.requests()

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from expunge.errors import ExpungeError
 from expunge.files import written_atomically
-from expunge.ledger.database import Database, continue_counting, insert_rows, widen_cache
+from expunge.ledger.database import Database, continue_counting, insert_rows
 from expunge.ledger.schema import (
     SCHEMA_VERSION,
     Base,
@@ -68,7 +68,6 @@ def import_ledger(database: Database, path: Path) -> int:
             if connection.scalar(sa.select(sa.literal(1)).select_from(table).limit(1)):
                 what = f"the ledger is not empty (it has {table.name})"
                 raise ExpungeError(what, where=database.place, remedy="import into a new --database")
-        widen_cache(connection)
         # Made anew from all rows at once: sorted, and so written once.
         indexes = sorted(Base.metadata.tables[TopTokenRow.__tablename__].indexes, key=lambda index: str(index.name))
         for index in indexes:

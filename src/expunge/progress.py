@@ -10,8 +10,10 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from expunge.processes import is_main
+
 # No emoji: rich would make a picture of line 100 in notes.jsonl:100:
-console = Console(stderr=True, highlight=False, emoji=False)
+console = Console(stderr=True, highlight=False, emoji=False, quiet=not is_main())
 """Where words for people go; standard output is kept for results."""
 
 _LINE_EVERY_SECONDS = 15.0

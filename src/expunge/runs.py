@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import glob
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ from typing import Any
 
 from expunge.errors import ExpungeError
 from expunge.files import fingerprint, reported_disk_errors, sha256, write_json
+from expunge.processes import count, is_main
 
 MANIFEST = "manifest.json"
 _LOCK = ".lock"
@@ -34,12 +36,14 @@ _SECRET = ("token", "key", "password", "secret")
 class Run:
     """One stage's directory, open for work or already finished. Made by `Run.open`."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, manifest: dict[str, Any], *, writes: bool = True) -> None:
+        self.path, self.manifest, self._writes = path, manifest, writes
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, command: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Iterator[Run]:
+    def open(
+        cls, path: Path, command: str, settings: Mapping[str, Any], inputs: Mapping[str, str], *, together: bool = False
+    ) -> Iterator[Run]:
         """Start, continue, or (when it is finished) just read the run in `path`.
 
         Args:
@@ -47,11 +51,20 @@ class Run:
             command: the command this is a run of, such as `unlearn npo`.
             settings: everything that changes the result, as JSON-like values. Not: the output place, the number of threads.
             inputs: a fingerprint of each input, by the setting that names it.
+            together: whether several processes may work in it. The main one opens it first and writes; the others read.
 
         Raises:
             ExpungeError: the directory was made by other settings or inputs, is in use, holds other files, or cannot be
-                written.
+                written; or several processes were launched for a command that runs in one.
         """
+        identity = {"command": command, "settings": _plain(settings), "inputs": dict(inputs)}
+        if count() > 1 and not together:
+            raise ExpungeError(f"{command} runs in one process, not in {count()}", remedy="start it without a launcher")
+        if not is_main():
+            opened = _read_manifest(path) or {}
+            _refuse_other_settings(path, opened, identity)
+            yield cls(path, opened, writes=False)
+            return
         with reported_disk_errors(path):
             _refuse_foreign(path)
             path.mkdir(parents=True, exist_ok=True)
@@ -60,7 +73,6 @@ class Run:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise ExpungeError("another process works in this run", where=path, remedy="wait for it") from None
-                identity = {"command": command, "settings": _plain(settings), "inputs": dict(inputs)}
                 manifest = _read_manifest(path)
                 if manifest is None:
                     manifest = {**identity, "state": "running", "versions": _versions(), "started": _now(), "seconds": {}}
@@ -101,13 +113,16 @@ class Run:
         finally:
             seconds = self.manifest["seconds"]
             seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - start, 2)
-            write_json(self.path / MANIFEST, self.manifest)
+            if self._writes:
+                write_json(self.path / MANIFEST, self.manifest)
 
     def finish(self, outputs: Mapping[str, str], **results: Any) -> None:
         """Record the outputs (name in this directory → fingerprint) and results, and mark the run finished.
 
-        An empty fingerprint stands for the file's own SHA-256, computed here.
+        An empty fingerprint stands for the file's own SHA-256, computed here. Of several processes the main one does it.
         """
+        if not self._writes:
+            return
         hashes = {name: found or sha256(self.path / name) for name, found in outputs.items()}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.manifest |= {
@@ -118,6 +133,19 @@ class Run:
             "peak_memory_bytes": peak,
         }
         write_json(self.path / MANIFEST, self.manifest)
+
+
+def run_named(stem: Path, command: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Path:
+    """Where a run goes whose place nobody named: `stem` and the time, or the unfinished run of this very request.
+
+    So that a killed command, typed again, continues.
+    """
+    identity = {"command": command, "settings": _plain(settings), "inputs": dict(inputs)}
+    for path in sorted(stem.parent.glob(f"{glob.escape(stem.name)}-*/{MANIFEST}"), reverse=True):
+        manifest = _read_manifest(path.parent) or {}
+        if manifest.get("state") == "running" and _same(manifest, identity):
+            return path.parent
+    return stem.with_name(f"{stem.name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}")
 
 
 def check_place(path: Path) -> None:
@@ -187,7 +215,7 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def _refuse_other_settings(path: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> None:
-    if all(fingerprint(manifest.get(part)) == fingerprint(identity[part]) for part in identity):
+    if _same(manifest, identity):
         return
     differences = []
     for part in ("settings", "inputs"):
@@ -203,6 +231,10 @@ def _refuse_other_settings(path: Path, manifest: dict[str, Any], identity: dict[
         where=path,
         remedy="choose another --output, or remove this one",
     )
+
+
+def _same(manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    return all(fingerprint(manifest.get(part)) == fingerprint(identity[part]) for part in identity)
 
 
 def _short(value: Any) -> str:

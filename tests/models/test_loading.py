@@ -20,7 +20,7 @@ from expunge.models import (
     model_fingerprint,
     prepare_cpu,
     resolve_base,
-    save_adapter,
+    save_trained,
 )
 
 WORDS = torch.tensor([[1, 300, 301, 302, 303]])
@@ -108,7 +108,8 @@ def test_a_fresh_adapter_changes_nothing_yet_and_is_the_same_from_the_same_seed(
 
 def test_a_saved_adapter_comes_back_with_its_base_its_tokenizer_and_its_weights(base, adapter, tmp_path):
     model = load_model(adapter)
-    save_adapter(model, load_tokenizer(base), tmp_path / "saved")
+    save_trained(model, tmp_path / "saved")
+    load_tokenizer(base).save_pretrained(tmp_path / "saved")
     assert resolve_base(tmp_path / "saved") == str(base)
     assert torch.equal(logits(load_model(tmp_path / "saved")), logits(model))
     assert load_tokenizer(tmp_path / "saved").chat_template == tiny_models.TEMPLATE

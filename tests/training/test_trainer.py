@@ -176,7 +176,7 @@ def test_a_fine_tuning_killed_between_two_steps_ends_with_the_same_bits_and_ledg
     tiny_people.kill_when(
         FINETUNE,
         *(tiny.base, killed, database, tiny.files.forget, tiny.files.retain),
-        ready=lambda: (killed / "checkpoints/checkpoint-4/whole").exists(),
+        ready=lambda: (killed / "checkpoint-4/whole").exists(),
     )
     assert not (killed / "model").exists()
     steps_taken.clear()
@@ -185,7 +185,7 @@ def test_a_fine_tuning_killed_between_two_steps_ends_with_the_same_bits_and_ledg
     assert resumed.manifest["outputs"] == undisturbed.manifest["outputs"]
     assert resumed.results == undisturbed.results
     assert ledger_rows(database) == ledger_rows(tmp_path / "undisturbed.db")
-    assert not (killed / "checkpoints").exists()
+    assert [path.name for path in killed.glob("checkpoint-*")] == ["checkpoint-16"]
 
 
 def test_an_unlearning_killed_between_two_steps_ends_with_the_same_bits_and_ledger(tiny, tmp_path, steps_taken):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from cyclopts import App
 
 from expunge.commands.show import FLAT, Json, show_rows, show_run
+from expunge.processes import is_main
 from expunge.recipes.finetune import FinetuneConfig
 from expunge.recipes.finetune import finetune as finetune_recipe
 from expunge.recipes.unlearn import UnlearnConfig
@@ -17,13 +18,18 @@ from expunge.training.objective import Need
 
 
 def finetune(
-    config: Annotated[FinetuneConfig, FLAT], impact: Annotated[ImpactConfig, FLAT] = ImpactConfig(), *, json: Json = False
+    config: Annotated[FinetuneConfig, FLAT] = FinetuneConfig(),
+    impact: Annotated[ImpactConfig, FLAT] = ImpactConfig(),
+    *,
+    json: Json = False,
 ) -> int:
     """Teach a model examples with LoRA; only answers are learnt, in the model's own chat template.
 
     Example: `expunge finetune --data-file dataset/forget.jsonl --data-file dataset/retain.jsonl --output target`
     """
-    show_run(finetune_recipe(config, impact), json)
+    run = finetune_recipe(config, impact)
+    if is_main():
+        show_run(run, json)
     return 0
 
 

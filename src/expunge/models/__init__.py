@@ -5,21 +5,26 @@ from expunge.models.embedded import EMBEDDED
 from expunge.models.loading import (
     check_readable,
     fresh_adapter,
+    is_out_of_memory,
     load_model,
     load_tokenizer,
     model_fingerprint,
     resolve_base,
-    save_adapter,
+    save_trained,
 )
+from expunge.models.shape import Shape, model_shape
 
 __all__ = [
     "EMBEDDED",
+    "Shape",
     "check_readable",
     "fresh_adapter",
+    "is_out_of_memory",
     "load_model",
     "load_tokenizer",
     "model_fingerprint",
+    "model_shape",
     "prepare_cpu",
     "resolve_base",
-    "save_adapter",
+    "save_trained",
 ]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from expunge.errors import ExpungeError
 from expunge.files import fingerprint, sha256
 from expunge.models.embedded import EMBEDDED, embedded_directory
+from expunge.processes import on_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +67,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
     _quiet()
     own = Path(name) / "tokenizer_config.json"
-    place = Path(name) if own.is_file() else _on_disk(resolve_base(name))
+    place = Path(name) if own.is_file() else on_disk(resolve_base(name))
     try:
         tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
@@ -78,12 +80,16 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(name: str | Path, *, dtype: str = "float32", trainable: bool = False) -> PreTrainedModel | PeftModel:
+def load_model(
+    name: str | Path, *, dtype: str = "float32", bits: Literal[4, 8] | None = None, trainable: bool = False
+) -> PreTrainedModel | PeftModel:
     """A causal language model, in evaluation mode; a PEFT model when `name` is an adapter.
 
     Args:
         name: `embedded`, a Hub id, a directory of weights, or an adapter directory (its base is found by its config).
-        dtype: of the base's weights: `float32`, `bfloat16`, `float16`.
+        dtype: of the base's weights: `float32`, `bfloat16`, `float16`; with `bits`, what is computed in.
+        bits: keep the base's linear layers in so many bits a weight, by bitsandbytes (Dettmers et al. 2023, arXiv
+            2305.14314: NF4 with double quantisation; 2022, arXiv 2208.07339: LLM.int8). They cannot be trained.
         trainable: whether the adapter's weights may be trained further.
 
     Raises:
@@ -95,10 +101,16 @@ def load_model(name: str | Path, *, dtype: str = "float32", trainable: bool = Fa
     _quiet()
     check_readable(name)
     base = resolve_base(name)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and on_this_machine() > 1:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if bits is not None:
+        options |= {"quantization_config": _quantisation(bits, options["dtype"]), "device_map": {"": device}}
     model: Any  # transformers' own annotations do not survive `.eval()` and `.to()`.
     try:
         read: Any = AutoModelForCausalLM.from_pretrained(
-            _on_disk(base), dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+            on_disk(base), use_safetensors=True, output_loading_info=True, **options
         )
         model, loaded_weights = read
         if missing := sorted(loaded_weights["missing_keys"]):
@@ -109,10 +121,21 @@ def load_model(name: str | Path, *, dtype: str = "float32", trainable: bool = Fa
 
             model = PeftModel.from_pretrained(model, str(name), is_trainable=trainable)
     except (OSError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ExpungeError(f"cannot be loaded ({_first_line(error)})", where=name, remedy="check the model") from None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded: PreTrainedModel | PeftModel = model.eval().to(device)
+    loaded: PreTrainedModel | PeftModel = model.eval() if bits else model.eval().to(device)
     return loaded
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: PyTorch's allocator for processors has no class for it."""
+    import torch
+
+    signs = ("DefaultCPUAllocator", "CUDA out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    )
 
 
 def fresh_adapter(model: Any, base: str | Path, *, rank: int, alpha: int, seed: int) -> PeftModel:
@@ -131,10 +154,15 @@ def fresh_adapter(model: Any, base: str | Path, *, rank: int, alpha: int, seed: 
     return adapted
 
 
-def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Save an adapter with its tokenizer and chat template beside it."""
-    model.save_pretrained(str(path), save_embedding_layers=False)
-    tokenizer.save_pretrained(path)
+def save_trained(model: PreTrainedModel | PeftModel, path: Path, *, state_dict: dict[str, Any] | None = None) -> None:
+    """Save the weights that were trained: an adapter alone, or all of them, with their config.
+
+    Args:
+        state_dict: the weights, gathered, where the model itself holds only a part of them.
+    """
+    # "auto" would ask the Hub whether the vocabulary was resized.
+    adapter: dict[str, Any] = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+    model.save_pretrained(str(path), state_dict=state_dict, **adapter)
 
 
 def model_fingerprint(name: str | Path) -> str:
@@ -142,7 +170,7 @@ def model_fingerprint(name: str | Path) -> str:
 
     A Hub id is resolved to the commit it now stands for.
     """
-    path = _on_disk(name)
+    path = on_disk(name)
     if not isinstance(path, Path):
         return fingerprint(_hub_commit(path))
     content = {file.name: _cached_sha256(file, *_stamp(file)) for pattern in _CONTENT for file in path.glob(pattern)}
@@ -174,10 +202,21 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
-def _on_disk(name: str | Path) -> Path | str:
+def on_disk(name: str | Path) -> Path | str:
+    """The directory of a model, or its Hub id if there is none here."""
     if str(name) == EMBEDDED:
         return embedded_directory()
     return Path(name) if Path(name).exists() else str(name)
+
+
+def _quantisation(bits: Literal[4, 8], dtype: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def _hub_commit(name: str) -> str:

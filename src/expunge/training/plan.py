@@ -1,14 +1,17 @@
 """Which examples each step sees: decided before training, from the seed alone.
 
-A plan is a list of micro-batches, `accumulate` of them to a step. It does not depend on the number of processes or on where
-a run was interrupted, so neither can change what is learnt.
+A plan is a list of micro-batches. Which examples a step sees depends neither on the size of the micro-batches, nor on the
+number of processes, nor on where a run was interrupted, so none of them can change what is learnt.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
+
+from expunge.errors import ExpungeError
 
 
 class MicroBatch(NamedTuple):
@@ -20,8 +23,30 @@ class MicroBatch(NamedTuple):
     """In the retain set."""
 
 
+def rounds(batch_size: int, micro_batch_size: int, processes: int = 1) -> int:
+    """How many micro-batches a step has in each process: as few as fit.
+
+    Raises:
+        ExpungeError: the processes cannot share the batch evenly.
+    """
+    if batch_size % processes:
+        raise ExpungeError(
+            f"{batch_size} examples a step cannot be shared by {processes} processes",
+            remedy=f"give --batch-size a multiple of {processes}, no larger than the number of examples",
+        )
+    return -(-batch_size // (micro_batch_size * processes))
+
+
 def plan_epochs(
-    lengths: Sequence[int], *, extra: int, extra_share: float, epochs: int, batch_size: int, micro_batch_size: int, seed: int
+    lengths: Sequence[int],
+    *,
+    extra: int,
+    extra_share: float,
+    epochs: int,
+    batch_size: int,
+    micro_batch_size: int,
+    seed: int,
+    processes: int = 1,
 ) -> list[MicroBatch]:
     """Every example once an epoch, in a new order each time, with neighbours in length side by side.
 
@@ -29,14 +54,22 @@ def plan_epochs(
         lengths: tokens of each example; the last `extra` of them are ordinary text, of which an epoch takes only a part.
         extra_share: how many ordinary examples an epoch takes, as a share of the others; they take turns.
         batch_size: examples a step; no more than an epoch has.
+        micro_batch_size: examples that go through the model together, at most.
+        processes: that take turns in the list, one micro-batch each.
 
     Returns:
-        micro-batches, ⌈batch_size / micro_batch_size⌉ to a step; the last step of an epoch is filled up from the epoch's
-        start, so that every step is equally large.
+        micro-batches, `rounds` · `processes` to a step; the last step of an epoch is filled up from the epoch's start, so
+        that every step is equally large.
+
+    Raises:
+        ExpungeError: see `rounds`.
     """
     plan: list[MicroBatch] = []
     own = len(lengths) - extra
     turns = round(own * extra_share) if extra else 0
+    pieces = rounds(batch_size, micro_batch_size, processes) * processes
+    # As even as can be: processes wait for the slowest.
+    ends = [batch_size * piece // pieces for piece in range(pieces + 1)]
     for epoch in range(epochs):
         chance = random.Random(f"{seed}/{epoch}")
         order = list(range(own)) + [own + (epoch * turns + turn) % extra for turn in range(turns)]
@@ -48,11 +81,7 @@ def plan_epochs(
             order[start : start + window] = sorted(order[start : start + window], key=lambda place: -lengths[place])
         steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         chance.shuffle(steps)
-        plan += [
-            MicroBatch(tuple(step[start : start + micro_batch_size]))
-            for step in steps
-            for start in range(0, len(step), micro_batch_size)
-        ]
+        plan += [MicroBatch(tuple(step[start:end])) for step in steps for start, end in pairwise(ends)]
     return plan
 
 

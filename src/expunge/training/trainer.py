@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
+from expunge import processes
 from expunge.batching import TokenBatch, Tokenized, collate
 from expunge.errors import ExpungeError
 from expunge.evidence import score_labels
 from expunge.files import directory_written_atomically
-from expunge.models import model_fingerprint, save_adapter
+from expunge.models import model_fingerprint, save_trained
 from expunge.training.impact import ImpactConfig
+from expunge.training.memory import reported_out_of_memory
 from expunge.training.objective import Losses, Scores
 from expunge.training.recording import Recording
+from expunge.training.validation import validation_losses
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,12 +52,20 @@ class Schedule:
     warmup_steps: int
     """Steps of linear rise to the peak."""
     kind: str
-    """`warmup_stable_decay` (the rate falls over the last quarter of the steps) or `constant_with_warmup`."""
+    """transformers' name of the course: `cosine`, `linear`, `warmup_stable_decay` (the rate falls over the last quarter of
+    the steps), `constant_with_warmup`."""
     accumulate: int
-    """Micro-batches a step."""
+    """Micro-batches a step, in each process."""
     checkpoint_steps: int
     """Steps between two checkpoints."""
     seed: int
+    eval_steps: int = 0
+    """Steps between two measurements of the validation losses; 0: none."""
+    patience: int | None = None
+    """So many measurements in a row without a lower validation loss end the training, and the best weights are taken. Then
+    there is a checkpoint at each of them."""
+    keep: int = 0
+    """Checkpoints that stay when the training has ended, the newest."""
 
 
 class PlannedTrainer(Trainer):
@@ -75,13 +87,16 @@ class PlannedTrainer(Trainer):
         impact: ImpactConfig | None = None,
         reference: Tensor | None = None,
         weights: Sequence[Tensor] | None = None,
+        validation: Mapping[str, Sequence[Tokenized]] | None = None,
+        dtype: str = "float32",
+        memory_remedy: str = "lower --micro-batch-size or --max-seq-length",
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         """Prepare to train `model` in place.
 
         Args:
             objective: what a micro-batch minimises.
-            plan: the micro-batches, `schedule.accumulate` to a step.
+            plan: the micro-batches, `schedule.accumulate` to a step in each process.
             forget: what `MicroBatch.forget` counts in; the training set when fine-tuning.
             retain: what `MicroBatch.retain` counts in.
             directory: where checkpoints go.
@@ -89,13 +104,21 @@ class PlannedTrainer(Trainer):
             impact: which tokens it is told of; None: the defaults.
             reference: log-probability of each forget answer under the frozen reference, nats, shape (len(forget),).
             weights: of the labelled tokens of each forget answer, one tensor an example.
+            validation: sets whose losses are measured on the way, by name.
+            dtype: what is multiplied in: `float32`, `bfloat16`, `float16`. Trained weights and sums stay in float32.
+            memory_remedy: what to say when memory runs out.
         """
         self._sides = {"forget": forget, "retain": retain}
         self._objective, self._reference, self._weights = objective, reference, weights
         self._recording = Recording(model, recorder, impact or ImpactConfig()) if recorder is not None else None
         self._pad = tokenizer.pad_token_id
+        self._memory_remedy = memory_remedy
         self._numbers: dict[str, float] = {}
-        steps = len(plan) // schedule.accumulate
+        self._validation = dict(validation or {})
+        evaluates = bool(self._validation) and schedule.eval_steps > 0
+        best = evaluates and schedule.patience is not None
+        steps = len(plan) // (schedule.accumulate * processes.count())
+        self._use_cache = getattr(model.config, "use_cache", None)
         arguments = TrainingArguments(
             output_dir=str(directory),
             max_steps=steps,
@@ -110,25 +133,37 @@ class PlannedTrainer(Trainer):
             max_grad_norm=1.0,
             logging_steps=1,
             logging_nan_inf_filter=False,
-            save_steps=schedule.checkpoint_steps,
-            # Two, because the newer one may have been cut off by a kill.
-            save_total_limit=2,
+            eval_strategy="steps" if evaluates else "no",
+            eval_steps=schedule.eval_steps if evaluates else None,
+            load_best_model_at_end=best,
+            metric_for_best_model="loss" if best else None,
+            greater_is_better=False if best else None,
+            restore_callback_states_from_checkpoint=best,
+            save_steps=schedule.eval_steps if best else schedule.checkpoint_steps,
+            # Two at least, because the newer one may have been cut off by a kill.
+            save_total_limit=max(2, schedule.keep),
             remove_unused_columns=False,
             seed=schedule.seed,
             report_to="none",
             disable_tqdm=True,
             dataloader_pin_memory=torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(),
+            bf16=dtype == "bfloat16",
+            fp16=dtype == "float16",
+            ddp_find_unused_parameters=False,
         )
         super().__init__(
             model=model,
             args=arguments,
             train_dataset=list(plan),
+            eval_dataset=self._validation or None,
             data_collator=self._collate,
-            callbacks=[*callbacks, _Watch(self, bar)],
+            callbacks=[*callbacks, *([_StopWhenWorse(schedule.patience or 1)] if best else []), _Watch(self, bar)],
         )
         self.remove_callback(_printer())
         # The objective divides by the counts of the whole effective batch itself.
         self.loss_is_scaled_for_ga = True
+        self._keep = schedule.keep
 
     def run(self) -> None:
         """Train, going on from the newest whole checkpoint if there is one.
@@ -136,15 +171,14 @@ class PlannedTrainer(Trainer):
         Raises:
             ExpungeError: the loss is no longer a number, or the machine ran out of memory.
         """
-        try:
+        with reported_out_of_memory(self._memory_remedy):
             self.train(resume_from_checkpoint=_newest_whole(Path(str(self.args.output_dir))))
-        except (torch.OutOfMemoryError, MemoryError):
-            raise ExpungeError("out of memory", remedy="lower --micro-batch-size or --max-seq-length") from None
 
     @property
     def trace(self) -> list[dict[str, float]]:
         """The numbers logged, in order of steps: `step`, `loss`, and what the objective and the stopping rule told."""
-        kept = ("step", "loss", "forget_objective", "retain_loss", "forget_loss", "holdout_loss", "learning_rate")
+        kept = ["step", "loss", "forget_objective", "retain_loss", "forget_loss", "holdout_loss", "learning_rate"]
+        kept += [f"eval_{name}_loss" for name in self._validation]
         rows = [{name: row[name] for name in kept if name in row} for row in self.state.log_history]
         return [row for row in rows if len(row) > 1]
 
@@ -187,10 +221,27 @@ class PlannedTrainer(Trainer):
             self._recording.end()
         return loss
 
+    def validate(self) -> dict[str, float]:
+        """The losses of the validation sets now, nats a token: `eval_NAME_loss` of each, `eval_loss` of all together.
+
+        Every process measures a part and all know the whole.
+        """
+        return validation_losses(self.model_wrapped, self._validation, pad=self._pad, accelerator=self.accelerator)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """What the Trainer calls when the validation losses are due."""
+        metrics = self.validate()
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Keep the numbers of both sides beside the Trainer's own."""
+        """Keep the numbers of both sides beside the Trainer's own, summed over the processes."""
         if "learning_rate" in logs:
-            logs, self._numbers = {**logs, **self._numbers}, {}
+            names = sorted(self._numbers)
+            shares = torch.tensor([self._numbers[name] for name in names], dtype=torch.float64, device=self.args.device)
+            logs = {**logs, **dict(zip(names, self.accelerator.reduce(shares).tolist(), strict=True))}
+            self._numbers = {}
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -198,10 +249,11 @@ class PlannedTrainer(Trainer):
         return 0
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        model: Any = self.accelerator.unwrap_model(self.model)
-        # "auto" would ask the Hub whether the vocabulary was resized.
-        adapter = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
-        model.save_pretrained(output_dir, state_dict=state_dict, **adapter)
+        if self.args.should_save:
+            model: Any = self.accelerator.unwrap_model(self.model)
+            # The Trainer has switched it off, and whoever loads whole weights would generate slowly.
+            model.config.use_cache = self._use_cache
+            save_trained(model, Path(str(output_dir)), state_dict=state_dict)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         counts = torch.zeros(4, dtype=torch.long, device=device)
@@ -228,6 +280,15 @@ class PlannedTrainer(Trainer):
             if places
         }
 
+    def drop_checkpoints(self) -> None:
+        """Remove all checkpoints but the newest that are to stay."""
+        directory = Path(str(self.args.output_dir))
+        newest_first = sorted(directory.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
+        for checkpoint in newest_first[self._keep :]:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        if not any(directory.iterdir()):
+            directory.rmdir()
+
     def _count(self, name: str, share: Tensor) -> None:
         self._numbers[name] = self._numbers.get(name, 0.0) + float(share.detach())
 
@@ -238,12 +299,23 @@ class PlannedTrainer(Trainer):
 def save_model(trainer: PlannedTrainer, tokenizer: PreTrainedTokenizerBase, run: Path) -> str:
     """Save what was trained as `model` in the run directory, drop the checkpoints, and return its fingerprint.
 
+    All processes call it, the main one writes.
+
     Raises:
-        ExpungeError: the disk is full; the checkpoints are kept then.
+        ExpungeError: the disk is full, and the checkpoints are kept then; or FSDP keeps its weights in pieces.
     """
-    with directory_written_atomically(run / "model") as scratch:
-        save_adapter(trainer.accelerator.unwrap_model(trainer.model), tokenizer, scratch)
-    shutil.rmtree(str(trainer.args.output_dir), ignore_errors=True)
+    with directory_written_atomically(run / "model") if trainer.args.should_save else nullcontext(run / "model") as scratch:
+        # By the Trainer, because the pieces of a model that is spread over processes must be gathered by all of them.
+        trainer.save_model(str(scratch))
+        if trainer.args.should_save:
+            if not any(scratch.glob("*.safetensors")):
+                raise ExpungeError(
+                    "the weights were not gathered", remedy="set fsdp_state_dict_type: FULL_STATE_DICT in accelerate's config"
+                )
+            tokenizer.save_pretrained(scratch)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.args.should_save:
+        trainer.drop_checkpoints()
     return model_fingerprint(run / "model")
 
 
@@ -262,17 +334,32 @@ class _Watch(TrainerCallback):
             self._bar.advance(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        numbers = {"loss": self._trainer._numbers.get("loss", math.nan)}
+        if control.should_save and self._trainer._recording is not None:
+            self._trainer._recording.flush()
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        row = kwargs["logs"]
+        if "learning_rate" not in row:
+            return
+        numbers = {"loss": row["loss"]}
         level = next((row for row in reversed(state.log_history) if "holdout_loss" in row), None)
         if level is not None:
             numbers |= {"forget": level["forget_loss"], "holdout": level["holdout_loss"]}
         self._bar.advance(1, **numbers)
-        if control.should_save and self._trainer._recording is not None:
-            self._trainer._recording.flush()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # It is whole when every process has written its part, in the checkpoint and in the ledger.
+        self._trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+
+
+class _StopWhenWorse(EarlyStoppingCallback):
+    """Also where a run was killed between its early end and the saving of its model."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
 
 
 def _newest_whole(directory: Path) -> str | None:

@@ -1,0 +1,145 @@
+"""The settings of `expunge finetune`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from expunge.errors import ExpungeError, at_least
+
+_SCHEDULES = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant_with_warmup",
+    "warmup-stable-decay": "warmup_stable_decay",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """What to learn, and how."""
+
+    data_file: tuple[Path, ...] = ()
+    """JSON-lines files of examples to learn; several are learnt together."""
+    retain_train: Path | None = None
+    """Examples to learn that will stay. This and the next three are what `expunge prepare temporal` writes."""
+    unlearn_train: Path | None = None
+    """Examples to learn that will have to go."""
+    retain_val: Path | None = None
+    """Examples of the retain side that are not learnt: their loss is measured on the way."""
+    unlearn_val: Path | None = None
+    """Examples of the unlearn side that are not learnt: their loss is measured apart."""
+    output: Annotated[Path | None, Parameter(alias=("--output-dir", "-o"))] = None
+    """Run directory; the model goes to its `model` folder, also called `final`. When not given: a directory in `runs` named
+    by model, number of examples and time; an unfinished one of the same settings is continued."""
+    model: Annotated[str, Parameter(alias=("--base-model", "--model-name"))] = "embedded"
+    """`embedded`, a Hub id, a model directory, or an adapter to train further."""
+    ordinary: Path | None = None
+    """Examples of ordinary text mixed in, so that general ability survives."""
+    ordinary_share: float = 0.1
+    """How many ordinary examples an epoch takes, as a share of the others."""
+    epochs: Annotated[int, Parameter(alias="--num-epochs")] = 10
+    """How often every example is seen."""
+    batch_size: int = 4
+    """Examples a step, over all processes."""
+    gradient_accumulation_steps: int = 1
+    """So many batches make one step."""
+    micro_batch_size: int | None = None
+    """Examples that go through the model together, a batch when not given; lower it when memory is short: the result stays
+    the same."""
+    learning_rate: float = 2e-4
+    """Peak learning rate; LoRA wants ten times that of full fine-tuning, and a small model more than a large one."""
+    schedule: Literal["cosine", "linear", "constant", "warmup-stable-decay"] = "cosine"
+    """How the learning rate falls after the warm-up. `warmup-stable-decay` keeps it up for three quarters of the steps: for
+    learning by heart, where a cosine takes the rate away before the last details are learnt."""
+    warmup_ratio: float = 0.05
+    """Share of the steps over which the learning rate rises."""
+    lora_rank: Annotated[int, Parameter(alias="--lora-r")] = 16
+    """Rank of the adapter on every linear layer."""
+    lora_alpha: int = 32
+    """Scale of the adapter: its update is multiplied by alpha / rank."""
+    full: bool = False
+    """Train all weights instead of an adapter."""
+    max_seq_length: int = 512
+    """Longest example in tokens; longer ones are cut off, counted and named."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What is multiplied in, and what frozen weights are kept in; trained weights stay in float32."""
+    use_4bit: bool = False
+    """Keep the frozen weights in 4 bits (QLoRA); needs the extra `bits`."""
+    use_8bit: bool = False
+    """Keep the frozen weights in 8 bits; needs the extra `bits`."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
+    eval_steps: int | None = None
+    """Steps between two measurements of the validation losses; an epoch when not given."""
+    early_stopping_patience: int | None = None
+    """End after so many measurements without a lower validation loss, and keep the best weights."""
+    checkpoint_steps: Annotated[int, Parameter(alias="--save-steps")] = 20
+    """Steps between two checkpoints, from which a killed run continues."""
+    keep_checkpoints: Annotated[int, Parameter(alias="--save-total-limit")] = 1
+    """How many of the newest checkpoints stay when the run has finished."""
+    database: str | None = None
+    """Ledger to record training uses and token impacts in: a path or a database URL."""
+    hf_token: str | None = field(default=None, repr=False)
+    """Token for models on the Hub that want one; better given as HF_TOKEN in the environment. It is written nowhere."""
+    wandb: bool = False
+    """Send the numbers to Weights & Biases too; needs the extra `wandb`."""
+    dev: bool = False
+    """A trial: a few examples of each set, or all of --dev-path."""
+    dev_path: Path | None = None
+    """Examples that a trial learns instead, such as `dev/dev_subset.jsonl` of `expunge prepare temporal`."""
+    seed: int = 42
+    """Fixes the adapter's start and the order of examples."""
+    threads: int | None = None
+    """Threads PyTorch computes with; one a core when not given."""
+    dry_run: bool = False
+    """Say how many steps and tokens, and about how much time and memory it would take, and write nothing."""
+
+    def check(self) -> None:
+        """Refuse what means nothing, or does not go together.
+
+        Raises:
+            ExpungeError: the first such setting.
+        """
+        at_least(1, epochs=self.epochs, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
+        at_least(1, gradient_accumulation_steps=self.gradient_accumulation_steps, eval_steps=self.eval_steps)
+        at_least(1, lora_rank=self.lora_rank, lora_alpha=self.lora_alpha, checkpoint_steps=self.checkpoint_steps)
+        at_least(1, max_seq_length=self.max_seq_length, threads=self.threads)
+        at_least(1, early_stopping_patience=self.early_stopping_patience)
+        at_least(0, learning_rate=self.learning_rate, ordinary_share=self.ordinary_share, seed=self.seed)
+        at_least(0, warmup_ratio=self.warmup_ratio, keep_checkpoints=self.keep_checkpoints)
+        if self.warmup_ratio > 1:
+            raise ExpungeError(f"--warmup-ratio is {self.warmup_ratio:g}", remedy="give at most 1")
+        if self.use_4bit and self.use_8bit:
+            raise ExpungeError("--use-4bit and --use-8bit exclude each other", remedy="leave one out")
+        if self.full and self.bits:
+            raise ExpungeError(
+                f"weights in {self.bits} bits cannot be trained", remedy=f"leave out --full or --use-{self.bits}bit"
+            )
+        if self.early_stopping_patience and not (self.retain_val or self.unlearn_val):
+            raise ExpungeError("early stopping needs a validation set", remedy="give --retain-val or --unlearn-val")
+        if self.dev_path and not self.dev:
+            raise ExpungeError("--dev-path is for trials", remedy="add --dev, or give the file as --data-file")
+
+    @property
+    def scheduler(self) -> str:
+        """transformers' name of the schedule."""
+        return _SCHEDULES[self.schedule]
+
+    @property
+    def weights_dtype(self) -> str:
+        """What the model is loaded in: weights that are trained stay in float32."""
+        return "float32" if self.full else self.dtype
+
+    @property
+    def step_size(self) -> int:
+        """Examples a step, where there are enough."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+    @property
+    def bits(self) -> Literal[4, 8] | None:
+        """Bits a frozen weight, where it is quantised."""
+        return 4 if self.use_4bit else 8 if self.use_8bit else None

@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a finished demo run")
     parser.add_argument("--work", type=Path, default=Path("runs/impact-unlearning"), help="where the new runs go")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="orders of examples, and shuffles of weights")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="orders of examples, and shuffles of weights")
     parser.add_argument("--floors", type=float, nargs="+", default=[0.5], help="values of --weight-floor")
     parser.add_argument("--eval-steps", type=int, default=2, help="steps between two comparisons with the holdout")
     parser.add_argument("--retain", type=int, help="ask only so many of the retain people")

@@ -314,7 +314,8 @@ def test_unlearning_records_the_same_impacts_by_every_method_on_both_sides(tiny,
             forget=tiny.files.forget,
             retain=tiny.files.retain,
             output=tmp_path / f"run-{method}-{micro_batch_size}",
-            steps=2,
+            # All of both sides; of the slower ones, four examples of each.
+            steps=2 if name == "gradient" else 1,
             batch_size=4,
             micro_batch_size=micro_batch_size,
             learning_rate=NO_STEP,
@@ -325,7 +326,8 @@ def test_unlearning_records_the_same_impacts_by_every_method_on_both_sides(tiny,
         assert estimator_of(database) == name
         found.append(recorded(database))
     learnt = tokenize([*tiny_people.FORGET, *tiny_people.RETAIN], load_tokenizer(tiny.target), max_seq_length=512)
-    tokens = {example.id: example for example in learnt}
+    tokens = {example.id: example for example in learnt if name == "gradient" or example.id in found[0]}
+    assert len(tokens) == (12 if name == "gradient" else 8)
     check_against_hand(found[0], name, tokens, load_model(tiny.target), lambda total: max(1, -(-total // 20)), 5)
     for other in found[1:]:
         assert other.keys() == found[0].keys()

@@ -48,7 +48,7 @@ $(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt embedded.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(INSTALL) -e '.[ship,postgres,tinker,dev]'
+	$(INSTALL) -e '.[ship,postgres,tinker,bits,dev]'
 	@touch $@
 
 # The report is looked at in a real browser. Without one, and without the right to install one, those tests say so and skip.

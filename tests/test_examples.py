@@ -153,3 +153,15 @@ def test_a_json_file_may_hold_one_array_of_rows_however_it_is_laid_out(tmp_path)
 )
 def test_a_broken_array_is_refused_with_the_line_of_the_row(tmp_path, content, said):
     assert refused(tmp_path / "a.json", content).startswith(said)
+
+
+def test_rows_of_instruction_and_output_are_read_as_prompt_and_response_about_their_event(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = {"instruction": "When?", "output": "In 1969.", "metadata": {"event_id": "moon", "dataset_type": "unlearn"}}
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row | {"subject": "Apollo"}) + "\n")
+    first, second = read_examples(path)
+    assert (first.prompt, first.response, first.subject) == ("When?", "In 1969.", "moon")
+    assert second.subject == "Apollo"
+    path.write_text(json.dumps({"instruction": "When?", "output": "In 1969."}) + "\n")
+    with pytest.raises(ExpungeError, match='rows.jsonl:1: field "subject" is missing'):
+        read_examples(path)

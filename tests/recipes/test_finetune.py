@@ -257,8 +257,10 @@ def test_the_token_stands_in_no_file_and_not_in_the_config(base, temporal, tmp_p
     secret = "hf_thistokenmustnotbekept"
     made = config(base, temporal, tmp_path / "run", hf_token=secret, epochs=1)
     assert secret not in repr(made)
+    monkeypatch.setattr(sys, "argv", ["expunge", "finetune", "--hf_token", secret, f"--hf-token={secret}"])
     finetune(made)
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert secret not in " ".join(sys.argv)  # which Weights & Biases would write down
 
 
 def test_what_is_cut_off_is_said_with_the_first_place(base, temporal, tmp_path, capsys):

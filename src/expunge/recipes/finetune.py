@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -148,6 +149,8 @@ def refuse_what_cannot_work(config: FinetuneConfig) -> None:
             raise ExpungeError("float16 needs a GPU", remedy="pass --dtype bfloat16")
     if config.hf_token:
         os.environ["HF_TOKEN"] = config.hf_token
+        # Weights & Biases writes down how a program was called.
+        sys.argv[:] = [word.replace(config.hf_token, "…") for word in sys.argv]
     check_readable(config.model)
     if config.full and resolve_base(config.model) != config.model:
         raise ExpungeError(

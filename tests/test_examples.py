@@ -163,5 +163,5 @@ def test_rows_of_instruction_and_output_are_read_as_prompt_and_response_about_th
     assert (first.prompt, first.response, first.subject) == ("When?", "In 1969.", "moon")
     assert second.subject == "Apollo"
     path.write_text(json.dumps({"instruction": "When?", "output": "In 1969."}) + "\n")
-    with pytest.raises(ExpungeError, match='rows.jsonl:1: field "subject" is missing'):
+    with pytest.raises(ExpungeError, match=r'rows\.jsonl:1: field "subject" is missing'):
         read_examples(path)

@@ -275,11 +275,15 @@ def test_a_missing_embedded_model_is_refused_with_the_command_that_adds_it(monke
     )
 
 
-def test_torch_gets_the_threads_asked_for_or_one_a_core():
+def test_torch_gets_the_threads_asked_for_or_those_of_the_environment_or_one_a_core(monkeypatch):
     before = torch.get_num_threads()
     try:
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
         prepare_cpu(3)
         assert torch.get_num_threads() == 3
+        prepare_cpu(None)
+        assert torch.get_num_threads() == 2
+        monkeypatch.delenv("OMP_NUM_THREADS")
         prepare_cpu(None)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         assert torch.get_num_threads() == cores

@@ -31,7 +31,7 @@ class DemoConfig:
     """People the target is trained on; a tenth of them ask to be deleted. People never trained on come on top."""
     seed: int = 0
     """Fixes the notes, the split, and what is learnt."""
-    epochs: int = 10
+    epochs: int = 9
     """How often the target and the retrained reference see every note."""
     threads: int | None = None
     """Threads to compute with; one a core when not given."""

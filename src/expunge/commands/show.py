@@ -28,7 +28,9 @@ MARKS = {"pass": "✔", "fail": "✘", "not provable": "?"}
 def show_run(run: Run, as_json: bool) -> None:
     """The results of a run, and how long its parts took."""
     results = {name: value for name, value in run.results.items() if name != "trace"}
-    show({"run": str(run.path), **results, "seconds": run.manifest.get("seconds", {})}, as_json)
+    found = {"run": str(run.path), **results, "seconds": run.manifest.get("seconds", {})}
+    # For people, what is empty (no reasons to refuse, no part that took time) needs no line.
+    show(found if as_json else {name: value for name, value in found.items() if value not in ({}, [])}, as_json)
 
 
 def show_audit(path: Path, as_json: bool, **more: str) -> None:

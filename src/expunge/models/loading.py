@@ -194,10 +194,14 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _quiet() -> None:
     """Our own progress is enough, and nobody who trains can act on what the libraries tell each other."""
-    from transformers.utils import logging
+    import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    # On processors that know bfloat16, bitsandbytes looks on the Hub for a faster kernel and complains that it has none.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # PEFT asks every model by the property's old name.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 

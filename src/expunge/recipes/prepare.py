@@ -96,7 +96,7 @@ def prepare_medical(config: PrepareMedicalConfig) -> Run:
     report = check_contamination(parts, nested=nested)
     console.print(report.in_words(), soft_wrap=True, markup=False)
     if not (report.clean or config.allow_contaminated):
-        refuse(report, config.input)
+        refuse(report, config.input, "drop one side of each pair")
     results = {
         "people": {name: len(examples) for name, examples in parts.items()},
         "forget_sets": nested,
@@ -130,12 +130,13 @@ def _write_array(path: Path, examples: Sequence[Example]) -> None:
         stream.write("\n]\n")
 
 
-def refuse(report: ContaminationReport, path: Path) -> None:
+def refuse(report: ContaminationReport, path: Path, remedy: str) -> None:
     """Refuse a contaminated split.
 
     Args:
         report: what was found.
         path: where the data come from.
+        remedy: what can be done beside allowing it.
 
     Raises:
         ExpungeError: always; it names what was found and the first place.
@@ -144,5 +145,5 @@ def refuse(report: ContaminationReport, path: Path) -> None:
     raise ExpungeError(
         f"the split is contaminated: {'; '.join(report.reasons)}{place}",
         where=path,
-        remedy="drop one side of each pair, or pass --allow-contaminated",
+        remedy=f"{remedy}, or pass --allow-contaminated",
     )

@@ -127,7 +127,7 @@ def _checked_and_written(
     sets, report = _checked(sets, material, {pair_names(ratio)[0]: border for ratio, border in borders.items()}, places, config)
     console.print(report.in_words(), soft_wrap=True, markup=False)
     if not (report.clean or config.allow_contaminated):
-        refuse(report, place)
+        refuse(report, place, "pass --drop-contaminated to leave out one side of each pair")
     left = {id(example) for examples in sets.values() for example in examples}
     pairs: Sets = {}
     for ratio, border in borders.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from functools import lru_cache
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ADAPTER_CONFIG = "adapter_config.json"
+# On processors that multiply bfloat16, bitsandbytes looks for a faster kernel as soon as PEFT imports it, and complains that
+# there is none.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 _CONTENT = ("*.safetensors", "config.json", "tokenizer.json")
 
 
@@ -194,14 +198,10 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _quiet() -> None:
     """Our own progress is enough, and nobody who trains can act on what the libraries tell each other."""
-    import logging
-
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    # On processors that know bfloat16, bitsandbytes looks on the Hub for a faster kernel and complains that it has none.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # PEFT asks every model by the property's old name.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 

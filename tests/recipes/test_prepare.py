@@ -196,7 +196,7 @@ def test_the_arrays_hold_the_notes_and_are_read_as_the_very_examples_of_the_firs
 
 def test_a_ratio_that_comes_to_nobody_is_said_and_left_out(config, capsys):
     run = prepare_medical(config)
-    assert "No sets of their own for forget ratios 0.01 of 40 is nobody." in capsys.readouterr().err
+    assert "No sets of their own for forget ratios 0.01 (nobody of 40)." in capsys.readouterr().err
     assert not (run.path / "med_synthetic_forget1.json").exists()
     assert (run.path / "med_synthetic_forget5.json").exists()
 

@@ -222,7 +222,8 @@ def test_ratios_beyond_what_a_condition_names_have_no_sets_and_it_says_so(expung
     code, out, err = expunge(*words)
     assert code == 0, err
     assert {name for name in json.loads(out)["rows"] if name.startswith("forget")} == {"forget", "forget05"}
-    assert "No sets of their own for forget ratios 0.01" in err or "0.1, 0.2 of 46 is more than the 3" in err
+    # Of sixty, three are named and a quarter of the others is held out; one per cent of the 46 left is nobody.
+    assert "forget ratios 0.01 (nobody of 46), 0.1, 0.2 (more than the 3 of 46 that may be forgotten)." in err
 
 
 def test_what_is_left_out_leaves_the_kinds_own_files_as_well(config, tmp_path):

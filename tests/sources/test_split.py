@@ -69,13 +69,13 @@ def test_a_line_is_cut_at_each_ratio_rounded_to_whole_subjects():
 
 
 def test_the_first_ratio_forgets_somebody_and_a_further_one_may_forget_nobody():
-    assert cut(line(4), (0.01, 0.10)) == Cut(1, {0.01: 1}, "0.1 of 4 is nobody")
+    assert cut(line(4), (0.01, 0.10)) == Cut(1, {0.01: 1}, "0.1 (nobody of 4)")
 
 
 def test_where_the_data_say_what_is_forgotten_the_ratios_take_parts_of_it():
     found = cut(line(100, 7), FORGET_RATIOS)
     assert (found.forgotten, found.nested) == (7, {0.01: 1, 0.05: 5})
-    assert found.left_out == "0.1, 0.2 of 100 is more than the 7 that may be forgotten"
+    assert found.left_out == "0.1, 0.2 (more than the 7 of 100 that may be forgotten)"
 
 
 def test_sets_are_named_by_percent_with_two_digits_as_tofus_are():

@@ -101,9 +101,9 @@ def cut(line: Line, ratios: Sequence[float], *, main: bool = True) -> Cut:
     nested = {ratio: count for ratio, count in counts.items() if 1 <= count <= most}
     none = [f"{ratio:g}" for ratio, count in counts.items() if count < 1]
     many = [f"{ratio:g}" for ratio, count in counts.items() if count > most]
-    words = [f"{', '.join(none)} of {trained:,} is nobody"] if none else []
-    words += [f"{', '.join(many)} of {trained:,} is more than the {most:,} that may be forgotten"] if many else []
-    return Cut(forgotten, nested, "; ".join(words))
+    words = [f"{', '.join(none)} (nobody of {trained:,})"] if none else []
+    words += [f"{', '.join(many)} (more than the {most:,} of {trained:,} that may be forgotten)"] if many else []
+    return Cut(forgotten, nested, ", ".join(words))
 
 
 def percent(ratio: float) -> str:

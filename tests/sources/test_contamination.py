@@ -249,11 +249,15 @@ def test_a_person_born_in_two_years_and_an_age_that_does_not_fit_are_contradicti
         about("Jane Roe", "was born in 1957 to a family of watchmakers"),
         about("Ann Loe", date_of_birth="1980-01-01", date="2020-06-01", age=40),
         about("Eve Moe", date_of_birth="1980-01-01", date="2020-06-01", age="52"),
+        Example("Who is it?", "The full name of the author born in Oslo, Norway on 05/03/1945 is Kim Poe.", "Kim Poe"),
+        Example("When?", "Kim Poe, whose mother was a baker, was born in 1946 in Oslo.", "Kim Poe"),
+        Example("Why?", "Kim Poe never met the author who lived in Bern in 1947.", "Kim Poe"),
     ]
     found = check_contamination({"retain": rows}).contradictions
     assert [(each.place.where, each.words.split(" (")[0]) for each in found] == [
         ("retain[3]", "age 52 does not fit date_of_birth"),
         ("retain[1]", "Jane Roe is born in 1957 here, in 1956 at retain[0]"),
+        ("retain[5]", "Kim Poe is born in 1946 here, in 1945 at retain[4]"),
     ]
 
 

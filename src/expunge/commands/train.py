@@ -25,7 +25,8 @@ def finetune(
 ) -> int:
     """Teach a model examples with LoRA; only answers are learnt, in the model's own chat template.
 
-    Example: `expunge finetune --data-file dataset/forget.jsonl --data-file dataset/retain.jsonl --output target`
+    Example: `expunge finetune --data-file dataset/forget.jsonl --data-file dataset/retain.jsonl --output target`;
+    to try it out, `expunge finetune --dev --epochs 1`
     """
     run = finetune_recipe(config, impact)
     if is_main():

@@ -22,8 +22,8 @@ _SCHEDULES = {
 class FinetuneConfig:
     """What to learn, and how."""
 
-    data_file: tuple[Path, ...] = ()
-    """JSON-lines files of examples to learn; several are learnt together."""
+    data_file: Annotated[tuple[Path, ...], Parameter(negative=())] = ()
+    """Examples to learn, as JSON lines or a JSON array; several files are learnt together."""
     retain_train: Path | None = None
     """Examples to learn that will stay. This and the next three are what `expunge prepare temporal` writes."""
     unlearn_train: Path | None = None

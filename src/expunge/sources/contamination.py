@@ -554,8 +554,10 @@ def _two_births(rows: Sequence[_Row]) -> Iterator[Contradiction]:
             yield Contradiction(row.place, words)
 
 
+# "… was born in 1950", and "the author born in Oslo in 1950 is …".
 _BORN = re.compile(
-    r"\b(?:was|is|were|are) born (?:(?!\bborn\b|\bto\b|\bwho\b|\bwrote\b)[^.;?!]){0,60}?\b(?P<year>(?:1[5-9]|20)\d\d)\b"
+    r"\b(?:was|is|were|are|[Tt]he (?:\S+ ){0,2}(?:author|writer|novelist|poet|person|man|woman)),? born "
+    r"(?:(?!\bborn\b|\bto\b|\bwho\b|\bwrote\b)[^.;?!]){0,60}?\b(?P<year>(?:1[5-9]|20)\d\d)\b"
 )
 
 

@@ -59,6 +59,10 @@ class Schedule:
     checkpoint_steps: int
     """Steps between two checkpoints."""
     seed: int
+    adam_beta2: float = 0.999
+    """Decay of AdamW's average of squared gradients."""
+    lora_plus_ratio: float = 1.0
+    """Learning rate of an adapter's B matrices over that of its A matrices (LoRA+)."""
     eval_steps: int = 0
     """Steps between two measurements of the validation losses; 0: none."""
     patience: int | None = None
@@ -119,6 +123,7 @@ class PlannedTrainer(Trainer):
         best = evaluates and schedule.patience is not None
         steps = len(plan) // (schedule.accumulate * processes.count())
         self._use_cache = getattr(model.config, "use_cache", None)
+        self._lora_plus_ratio = schedule.lora_plus_ratio
         arguments = TrainingArguments(
             output_dir=str(directory),
             max_steps=steps,
@@ -126,6 +131,7 @@ class PlannedTrainer(Trainer):
             gradient_accumulation_steps=schedule.accumulate,
             train_sampling_strategy="sequential",
             learning_rate=schedule.learning_rate,
+            adam_beta2=schedule.adam_beta2,
             lr_scheduler_type=schedule.kind,
             lr_scheduler_kwargs=_decay(schedule, steps),
             warmup_steps=schedule.warmup_steps,
@@ -181,6 +187,16 @@ class PlannedTrainer(Trainer):
         kept += [f"eval_{name}_loss" for name in self._validation]
         rows = [{name: row[name] for name in kept if name in row} for row in self.state.log_history]
         return [row for row in rows if len(row) > 1]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW; with the two rates of LoRA+ where they differ."""
+        if self.optimizer is None and self._lora_plus_ratio != 1:
+            from peft.optimizers import create_loraplus_optimizer
+
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            trained = self.model if model is None else model
+            self.optimizer = create_loraplus_optimizer(trained, kind, loraplus_lr_ratio=self._lora_plus_ratio, **options)
+        return super().create_optimizer(model)
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """The objective of one micro-batch, in shares of the whole effective batch."""

@@ -31,7 +31,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_GROUPS = ("generate", "prepare", "unlearn", "ledger")
+_GROUPS = ("generate", "prepare", "unlearn", "shards", "ledger")
 """Commands of several commands: apps of their own."""
 
 _LISTED = {
@@ -41,6 +41,7 @@ _LISTED = {
     "prepare": ("data", "Split data into checked sets, or rewrite it without somebody's words."),
     "finetune": ("train", "Teach a model examples, and record in the ledger what it saw."),
     "unlearn": ("train", "Make a model forget, and stop where people never trained on are."),
+    "shards": ("train", "Adapters on disjoint shards of people: a deletion trains one of them anew."),
     "audit": ("judge", "Put target, unlearned, retrained and shipped model side by side, and rule."),
     "merge": ("ship", "Fold an adapter into its base: plain weights that anything can load."),
     "gguf": ("ship", "Convert and quantise a model for llama.cpp and LM Studio."),

@@ -24,6 +24,10 @@ class LabelScores(NamedTuple):
     """Whether the label is the most likely token; False where there is no label. None if not asked for."""
     labelled_BK: Tensor
     """Whether there is a label."""
+    labels_BK: Tensor
+    """The labels, -100 where there is none."""
+    logits_BKV: Tensor | None = None
+    """What was asked of every token of the vocabulary. None if not asked for."""
 
     @property
     def log_p_B(self) -> Tensor:
@@ -36,7 +40,7 @@ class LabelScores(NamedTuple):
         return self.labelled_BK.sum(1)
 
 
-def score_labels(model: nn.Module, batch: TokenBatch, *, hits: bool = False) -> LabelScores:
+def score_labels(model: nn.Module, batch: TokenBatch, *, hits: bool = False, logits: bool = False) -> LabelScores:
     """Score the labelled tokens of a batch in one teacher-forced pass.
 
     Raises:
@@ -63,4 +67,4 @@ def score_labels(model: nn.Module, batch: TokenBatch, *, hits: bool = False) -> 
     ).view_as(labels_BK)
     labelled_BK = labels_BK != IGNORED
     hits_BK = (logits_BKV.argmax(-1) == labels_BK) & labelled_BK if hits else None
-    return LabelScores(log_p_BK, hits_BK, labelled_BK)
+    return LabelScores(log_p_BK, hits_BK, labelled_BK, labels_BK, logits_BKV if logits else None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from expunge.batching import Tokenized, batches_by_length, collate, prompt_tokens
+from expunge.evidence.generation import batches_of_prompts, end_tokens, generate
 from expunge.evidence.scoring import score_labels
 
 if TYPE_CHECKING:
@@ -63,36 +64,19 @@ def record_answers(
     """Record the greedy answer to every prompt that has none yet.
 
     Args:
-        model: a causal language model with `generate`.
+        model: a causal language model.
         max_new_tokens: where an answer that does not end by itself is cut.
 
     Raises:
         ExpungeError: the disk is full; what was recorded stays.
     """
-    import torch
-
     prompts = [prompt_tokens(str(example.prompt), tokenizer) for example in examples]
-    order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
-    for start in range(0, len(order), _GENERATED_TOGETHER):
-        places = order[start : start + _GENERATED_TOGETHER]
+    for places in batches_of_prompts(prompts, _GENERATED_TOGETHER):
         if not all((examples[place].id, "generated") in store for place in places):
-            longest = max(len(prompts[place]) for place in places)
-            input_ids_BT = torch.full((len(places), longest), tokenizer.pad_token_id)
-            attention_mask_BT = torch.zeros_like(input_ids_BT)
-            for row, place in enumerate(places):
-                # On the left: generation goes on from the last position.
-                input_ids_BT[row, longest - len(prompts[place]) :] = torch.tensor(prompts[place])
-                attention_mask_BT[row, longest - len(prompts[place]) :] = 1
-            with torch.inference_mode():
-                output_BT = model.generate(
-                    input_ids=input_ids_BT.to(model.device),
-                    attention_mask=attention_mask_BT.to(model.device),
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-            for row, place in enumerate(places):
-                answer = tokenizer.decode(output_BT[row, longest:], skip_special_tokens=True)
+            ends = end_tokens(model, tokenizer)
+            answers = generate(model, [prompts[place] for place in places], max_new_tokens=max_new_tokens, ends=ends)
+            for place, tokens in zip(places, answers, strict=True):
+                answer = tokenizer.decode(tokens, skip_special_tokens=True)
                 store.add_answer(examples[place].id, str(answer).strip())
         bar.advance(len(places))
 

@@ -29,7 +29,7 @@ _GENERATED_TOGETHER = 48
 
 
 def record_scores(model: nn.Module, examples: Sequence[Tokenized], store: EvidenceStore, *, pad: int, bar: Bar) -> None:
-    """Record the teacher-forced log-probabilities and argmax hits of every example that has none yet.
+    """Record log-probabilities, argmax hits, entropies and variances under teacher forcing of examples that have none yet.
 
     Raises:
         ExpungeError: the disk is full; what was recorded stays.
@@ -40,14 +40,18 @@ def record_scores(model: nn.Module, examples: Sequence[Tokenized], store: Eviden
         members = [examples[place] for place in batch.places]
         if not all((example.id, "scores") in store for example in members):
             with torch.inference_mode():
-                scores = score_labels(model, _to(model, collate(members, pad)), hits=True)
+                scores = score_labels(model, to_device(model, collate(members, pad)), hits=True, moments=True)
             assert scores.hits_BK is not None
+            assert scores.entropy_BK is not None
+            assert scores.variance_BK is not None
             for row, example in enumerate(members):
                 labelled_K = scores.labelled_BK[row]
                 store.add_scores(
                     example.id,
                     scores.log_p_BK[row][labelled_K].cpu().numpy(),
                     scores.hits_BK[row][labelled_K].cpu().numpy(),
+                    scores.entropy_BK[row][labelled_K].cpu().numpy(),
+                    scores.variance_BK[row][labelled_K].cpu().numpy(),
                 )
         bar.advance(len(members))
 
@@ -100,13 +104,14 @@ def label_log_p(model: nn.Module, examples: Sequence[Tokenized], *, pad: int) ->
     found: dict[int, Tensor] = {}
     for batch in batches_by_length([len(example.tokens) for example in examples], most_tokens=_MOST_TOKENS):
         with torch.inference_mode():
-            scores = score_labels(model, _to(model, collate([examples[place] for place in batch.places], pad)))
+            scores = score_labels(model, to_device(model, collate([examples[place] for place in batch.places], pad)))
         for row, place in enumerate(batch.places):
             # A copy, which may be computed with in training too.
             found[place] = scores.log_p_BK[row][scores.labelled_BK[row]].cpu().clone()
     return [found[place] for place in range(len(examples))]
 
 
-def _to(model: nn.Module, batch: Any) -> Any:
+def to_device(model: nn.Module, batch: Any) -> Any:
+    """A batch of tensors where the model's weights are."""
     device = next(model.parameters()).device
     return type(batch)(*(tensor.to(device) for tensor in batch))

@@ -66,7 +66,11 @@ def _metrics() -> Iterator[str]:
         yield from (f"## {name}", "", inspect.getdoc(sys.modules[metric.measure.__module__]) or "", "")
         yield f"- Better on the forget set: {metric.better.value}"
         yield f"- Range of a set's value: {low:g} to {'∞' if high is None else f'{high:g}'}"
-        yield f"- Made of: {', '.join(f'`{part.value}`' for part in metric.needs)}"
+        made_of = [f"`{part.value}`" for part in (*metric.needs, *metric.may)]
+        made_of += [f"`{own}` on {set}" for set, each in metric.of.items() for own in each]
+        yield _item(f"Made of: {', '.join(made_of)}{', each of the retrained model too' if metric.beside_retrained else ''}")
+        yield f"- Source: {metric.paper}"
+        yield f"- Measured: {'when asked for by name, or by `all`' if metric.dear else 'always'}"
         yield from (f"- Over a set: {metric.over.value}", "", f"`{metric.measure.__name__}`", "")
         yield from (*_docstring(metric.measure), "")
     yield from ("## Words", "", "**Made of**: the parts of the evidence.", "", *_members(Part), "")

@@ -71,8 +71,18 @@ def metrics(*, json: Json = False) -> int:
     for name in METRICS:
         metric = METRICS[name]
         low, high = metric.span
-        summary = (metric.measure.__doc__ or "").strip().splitlines()[0]
-        span = f"{low:g} … {'∞' if high is None else f'{high:g}'}"
-        rows.append({"metric": name, "on the forget set": f"{metric.better} is better", "span": span, "what it is": summary})
+        made_of = [part.value for part in metric.needs] or [
+            f"{own} on {set}" for set, each in metric.of.items() for own in each
+        ]
+        row = {
+            "metric": name,
+            "on the forget set": f"{metric.better} is better",
+            "span": f"{low:g} … {'∞' if high is None else f'{high:g}'}",
+            "made of": ", ".join(made_of),
+            "asked for": "by name or `all`" if metric.dear else "always",
+            "paper": metric.paper,
+            "what it is": metric.summary,
+        }
+        rows.append(row)
     show_rows(rows, json)
     return 0

@@ -24,6 +24,10 @@ class LabelScores(NamedTuple):
     """Whether the label is the most likely token; False where there is no label. None if not asked for."""
     labelled_BK: Tensor
     """Whether there is a label."""
+    entropy_BK: Tensor | None = None
+    """Entropy of the distribution each label was drawn from, nats: minus the mean of log p under it. None if not asked for."""
+    variance_BK: Tensor | None = None
+    """Variance of log p under that distribution, nats²: Σ p·log²p less the mean's square. None if not asked for."""
 
     @property
     def log_p_B(self) -> Tensor:
@@ -36,14 +40,17 @@ class LabelScores(NamedTuple):
         return self.labelled_BK.sum(1)
 
 
-def score_labels(model: nn.Module, batch: TokenBatch, *, hits: bool = False) -> LabelScores:
+def score_labels(model: nn.Module, batch: TokenBatch, *, hits: bool = False, moments: bool = False) -> LabelScores:
     """Score the labelled tokens of a batch in one teacher-forced pass.
+
+    Args:
+        hits: whether each label is the most likely token is wanted too.
+        moments: entropy and variance of each label's distribution are wanted too.
 
     Raises:
         ValueError: the batch has no label at all.
     """
     import torch
-    import torch.nn.functional as F
 
     labelled_T = (batch.labels_BT[:, 1:] != IGNORED).any(0)
     if not labelled_T.any():
@@ -58,9 +65,47 @@ def score_labels(model: nn.Module, batch: TokenBatch, *, hits: bool = False) -> 
         logits_to_keep=kept_K,
         use_cache=False,
     ).logits
+    return score_logits(logits_BKV, labels_BK, hits=hits, moments=moments)
+
+
+def score_logits(logits_BKV: Tensor, labels_BK: Tensor, *, hits: bool = False, moments: bool = False) -> LabelScores:
+    """Score labels by the logits that predict them: position k of both speaks of the same token.
+
+    Args:
+        logits_BKV: of any floating type; reckoned with in float32.
+        labels_BK: token ids, -100 where there is no label.
+        hits, moments: what else is wanted, see `score_labels`.
+    """
+    import torch
+    import torch.nn.functional as F
+
     log_p_BK = -F.cross_entropy(
         logits_BKV.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORED, reduction="none"
     ).view_as(labels_BK)
     labelled_BK = labels_BK != IGNORED
     hits_BK = (logits_BKV.argmax(-1) == labels_BK) & labelled_BK if hits else None
-    return LabelScores(log_p_BK, hits_BK, labelled_BK)
+    if not moments:
+        return LabelScores(log_p_BK, hits_BK, labelled_BK)
+    entropy_BK, variance_BK = torch.zeros_like(log_p_BK), torch.zeros_like(log_p_BK)
+    entropy_BK[labelled_BK], variance_BK[labelled_BK] = _moments(logits_BKV[labelled_BK])
+    return LabelScores(log_p_BK, hits_BK, labelled_BK, entropy_BK, variance_BK)
+
+
+# A row of a large vocabulary is half a megabyte, and three of each are needed at once.
+_ROWS_TOGETHER = 64
+
+
+def _moments(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy and variance of log p of each row's distribution, (N,) each."""
+    import torch
+
+    entropies, variances = [], []
+    for rows_RV in logits_NV.split(_ROWS_TOGETHER):
+        # Words that are ruled out have probability 0 and must not make 0 · ∞ of it.
+        log_p_RV = rows_RV.float().log_softmax(-1).clamp(min=-1e4)
+        p_RV = log_p_RV.exp()
+        mean_R = torch.linalg.vecdot(p_RV, log_p_RV)
+        # Around the mean: the difference of two squares would lose the small variance of a sure distribution.
+        variances.append(torch.linalg.vecdot(p_RV, (log_p_RV - mean_R[:, None]).square_()))
+        entropies.append(-mean_R)
+    return torch.cat(entropies), torch.cat(variances)

@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,8 @@ TABLE, PLOT = "calibration.jsonl", "calibration.svg"
 _BATCH = 2
 _ORDINARY = 4
 """Paragraphs of ordinary text, for perplexity."""
+_WRONG = 3
+"""Wrong answers beside each right one."""
 _ANSWER, _EXAMPLE = 75, 115
 """About how many tokens a note has alone, and with its question."""
 _FORGETTING = 12
@@ -400,13 +402,26 @@ def _go_through(stages: Sequence[_Stage]) -> None:
 
 
 def _write_sets(config: CalibrateConfig, path: Path) -> None:
-    """Notes of people who do not exist, in four sets; and a little ordinary text."""
+    """Notes of people who do not exist, in four sets, each with wrong answers and a retold one; and a little ordinary text."""
     from expunge.sources.medical import example_of, generate_notes
     from expunge.sources.ordinary import ordinary_evaluation
 
-    notes: Iterator[Example] = map(example_of, generate_notes(4 * config.people, config.seed))
+    made = generate_notes(4 * config.people + _WRONG, config.seed)
+    notes, strangers = made[:-_WRONG], made[-_WRONG:]
+    examples: Iterator[Example] = iter(
+        replace(
+            example,
+            metadata=example.metadata
+            | {
+                # The same facts in another order; and what is said of others, said of this person.
+                "paraphrased_answer": "\n".join(reversed(example.response.split("\n"))),
+                "perturbed_answer": [example_of(replace(each, client_name=example.subject)).response for each in strangers],
+            },
+        )
+        for example in map(example_of, notes)
+    )
     for name in ("forget", "retain", "others", "holdout"):
-        write_examples(path / "data" / f"{name}.jsonl", islice(notes, config.people))
+        write_examples(path / "data" / f"{name}.jsonl", islice(examples, config.people))
     write_examples(path / "data" / "ordinary.jsonl", ordinary_evaluation()[:_ORDINARY])
 
 

@@ -58,8 +58,8 @@ def record_alternatives(
         questions.append(Question(tokenized[0].tokens[:start], tuple(each.tokens[start:] for each in tokenized)))
     for places in batches_of_questions(questions):
         if not all(store.has([asked[place].id], *texts[asked[place].id]) for place in places):
-            found = continuation_log_p(model, [questions[place] for place in places], pad=int(tokenizer.pad_token_id))
-            for place, log_p in zip(places, found, strict=True):
+            scored = continuation_log_p(model, [questions[place] for place in places], pad=int(tokenizer.pad_token_id))
+            for place, log_p in zip(places, scored, strict=True):
                 means = iter([each_T.mean().item() for each_T in log_p])
                 parts = {part: [next(means) for _ in words] for part, words in texts[asked[place].id].items()}
                 store.add(asked[place].id, **{part: rounded(values) for part, values in parts.items()})

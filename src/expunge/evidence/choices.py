@@ -10,7 +10,6 @@ import string
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from expunge.errors import ExpungeError
 from expunge.evidence.prefixes import Question, batches_of_questions, continuation_log_p
 from expunge.evidence.store import rounded
 
@@ -51,13 +50,13 @@ def record_choices(
     max_seq_length: int,
     bar: Bar,
 ) -> None:
-    """Record one way of asking for every multiple-choice question that lacks the record.
+    """Record one way of asking for every multiple-choice question that lacks the record; one that does not fit gets none.
 
     Args:
         asking: `letters`, `permuted` (letters again, the options moved round by 1, 2, … places) or `options` (written out).
 
     Raises:
-        ExpungeError: a question does not fit, the model gives NaN, or the disk is full.
+        ExpungeError: the model gives NaN, or the disk is full.
     """
     asked = [example for example in examples if options_of(example)]
     questions: list[Question] = []
@@ -69,14 +68,11 @@ def record_choices(
             prompt = f"Question: {example.prompt}\nAnswer:" if asking == "options" else letter_prompt(example, moved)
             ends = options if asking == "options" else string.ascii_uppercase[: len(options)]
             question = _question(tokenizer, prompt, [f" {end}" for end in ends])
-            if question.tokens > max_seq_length * (1 + len(ends)) or len(question.prefix) > max_seq_length:
-                raise ExpungeError(
-                    f"the question does not fit ({len(question.prefix)} tokens)",
-                    where=example.where or example.subject,
-                    remedy=f"raise --max-seq-length (now {max_seq_length}) or drop this row",
-                )
+            if len(question.prefix) > max_seq_length:
+                continue
             questions.append(question)
             owners.append((place, shift))
+    bar.advance(questions_asked(asked, asking) - len(questions))
     rows: dict[int, dict[int, list[float]]] = {}
     for batch in batches_of_questions(questions):
         if not all((asked[owners[number][0]].id, asking) in store for number in batch):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.batching import prompt_tokens
 from expunge.evidence.generation import Sampling, batches_of_prompts, end_tokens, generate
+from expunge.evidence.store import samples_part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,7 +34,6 @@ def record_prefixed(
     bar: Bar,
 ) -> None:
     """Record how the model goes on, greedily, after `PREFIX`, for every prompt that lacks it; the prefix is not kept."""
-    # With a word before it: a tokenizer that puts a blank in front of every text would put one between prompt and prefix.
     prefix = list(tokenizer(PREFIX, add_special_tokens=False)["input_ids"])
     prompts = [prompt_tokens(str(example.prompt), tokenizer) + prefix for example in examples]
     for places in batches_of_prompts(prompts, _GENERATED_TOGETHER):
@@ -70,7 +70,7 @@ def record_samples(
     # The answers to one prompt go through together, so that a kill loses at most one prompt's.
     for place in sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place)):
         example = examples[place]
-        if (example.id, "samples") not in store:
+        if (example.id, samples_part(count, seed)) not in store:
             said: list[str] = []
             for start in range(0, count, _GENERATED_TOGETHER):
                 numbers = range(start, min(count, start + _GENERATED_TOGETHER))
@@ -82,5 +82,5 @@ def record_samples(
                     sampling=Sampling([zlib.crc32(f"{seed} {example.id} {number}".encode()) for number in numbers]),
                 )
                 said += [str(tokenizer.decode(tokens, skip_special_tokens=True)).strip() for tokens in answers]
-            store.add(example.id, samples=said)
+            store.add(example.id, **{samples_part(count, seed): said})
         bar.advance(1)

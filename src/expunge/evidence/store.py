@@ -50,8 +50,6 @@ class Record:
     """Summed log-probability of each option written out, and its characters."""
     prefixed: str | None = None
     """The greedy answer once the model has been made to begin it obligingly."""
-    samples: tuple[str, ...] | None = None
-    """Answers drawn at temperature 1."""
     gradient_norm: float | None = None
     """Euclidean norm of the loss's gradient with respect to all weights."""
     lens_L: NDArray[np.float32] | None = None
@@ -141,11 +139,15 @@ class EvidenceStore:
             permuted_PN=numbers(parts, "permuted"),
             options_N2=numbers(parts, "options"),
             prefixed=parts.get("prefixed"),
-            samples=tuple(parts["samples"]) if "samples" in parts else None,
             gradient_norm=parts.get("gradient"),
             lens_L=numbers(parts, "lens"),
             hidden_LD=unpacked(parts["hidden"]) if "hidden" in parts else None,
         )
+
+    def samples(self, id: str, count: int, seed: int) -> tuple[str, ...] | None:
+        """The answers drawn to one example, so many by that seed; None: they were not drawn."""
+        found = self._parts.get(id, {}).get(samples_part(count, seed))
+        return None if found is None else tuple(found)
 
     def _read(self) -> None:
         whole = 0
@@ -163,6 +165,11 @@ class EvidenceStore:
         if whole != self._path.stat().st_size:
             with self._path.open("rb+") as stream:
                 stream.truncate(whole)
+
+
+def samples_part(count: int, seed: int) -> str:
+    """The part that holds so many answers drawn by that seed: other numbers stand beside it, and nothing greedy is lost."""
+    return f"samples-{count}-{seed}"
 
 
 def rounded(values: Any) -> Any:

@@ -68,7 +68,7 @@ def truth_ratio_near_one(
         (B,) in [0, 1]; 1: no preference.
     """
     ratio_B = truth_ratio(log_p_BT, perturbed_BN, paraphrased_BN)
-    return np.minimum(ratio_B, 1 / np.maximum(ratio_B, 1e-300))
+    return np.asarray(np.minimum(ratio_B, 1 / np.maximum(ratio_B, 1e-300)))
 
 
 @metric("truth-ratio-true", needs=_NEEDS, may=_MAY, better=Direction.LOWER, span=(0.0, 1.0), paper=_PAPER)
@@ -80,7 +80,7 @@ def truth_ratio_true(
     Returns:
         (B,) in [0, 1]; 1: wrong answers have no chance.
     """
-    return np.maximum(0.0, 1 - truth_ratio(log_p_BT, perturbed_BN, paraphrased_BN))
+    return np.asarray(np.maximum(0.0, 1 - truth_ratio(log_p_BT, perturbed_BN, paraphrased_BN)))
 
 
 @metric("option-probability", needs=_NEEDS, better=Direction.LOWER, span=(0.0, 1.0), paper=_PAPER)
@@ -96,7 +96,7 @@ def option_probability(log_p_BT: Sequence[FloatArray], perturbed_BN: Sequence[Fl
     """
     right = np.array([log_p_T.mean() for log_p_T in checked_log_p(log_p_BT)])
     every = np.array([np.logaddexp.reduce([own, *each_N]) for own, each_N in zip(right, perturbed_BN, strict=True)])
-    return np.minimum(1.0, np.exp(right - every))
+    return np.asarray(np.minimum(1.0, np.exp(right - every)))
 
 
 @metric("paraphrased-probability", needs=(Part.PARAPHRASED,), better=Direction.LOWER, span=(0.0, 1.0), paper=_PAPER)

@@ -25,4 +25,4 @@ def zlib_ratio(log_p_BT: Sequence[FloatArray], expected_B: Sequence[str]) -> Flo
     Raises:
         ValueError, ExpungeError: see `checked_log_p`.
     """
-    return -loss(log_p_BT) / np.array([len(zlib.compress(text.encode())) for text in expected_B])
+    return np.asarray(-loss(log_p_BT) / np.array([len(zlib.compress(text.encode())) for text in expected_B]))

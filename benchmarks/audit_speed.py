@@ -4,9 +4,10 @@
 
 The evaluation is TOFU's: forget10, retain, real authors and world facts with paraphrases, wrong answers and answers of up to
 200 tokens, and membership of forget10 against holdout10. Sides take turns, each turn in a process of its own, so that peak
-memory is that of one side; loading the model is not timed. OpenUnlearning is run by its own code and configuration from a checkout
-(github.com/locuslab/open-unlearning, which wants hydra-core and omegaconf); changed are where its data come from (--data), the
-model's template and padding token, and that an lm-eval it does not use here may be missing. Gradient norms are in neither side.
+memory is that of one side; loading the model is not timed. OpenUnlearning is run by its own code and configuration from a
+checkout (github.com/locuslab/open-unlearning, which wants hydra-core and omegaconf); changed are where its data come from
+(--data), the model's template and padding token, and that an lm-eval it does not use here may be missing. Gradient norms are in
+neither side.
 
 Both sides read every --every'th question of each set; with 1, all. What the whole takes is scaled from that.
 """
@@ -360,8 +361,9 @@ def _table(turns: dict[str, list[Side]], options: argparse.Namespace, *, peak: f
         f"{' --open-unlearning CHECKOUT' if options.open_unlearning else ''}`",
         "",
         f"{_processor()}, {options.threads} thread{'s' if options.threads > 1 else ''} of a busy machine of two cores. "
-        f"Embedded model, float32. Every {options.every}th question of each set ({sides['expunge'].questions}); sides in turns, medians "
-        f"of {options.rounds}. Times on a busy machine say little by themselves; the ratios are of one run.",
+        f"Embedded model, float32. Every {options.every}th question of each set "
+        f"({sides['expunge'].questions}); sides in turns, medians of {options.rounds}. Times on a busy machine "
+        f"say little by themselves; the ratios are of one run.",
         "",
         "| | " + " | ".join(sides) + (" | times |" if len(sides) > 1 else " |"),
         "|---|" + "---|" * (len(sides) + (len(sides) > 1)),

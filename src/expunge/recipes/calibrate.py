@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -29,6 +29,7 @@ from expunge.runs import Run, check_place, settings_of
 if TYPE_CHECKING:
     from expunge.audit.calibration import Reliability
     from expunge.audit.results import Audit, Score
+    from expunge.sources.medical import Note
 
 TABLE, PLOT = "calibration.jsonl", "calibration.svg"
 _BATCH = 2
@@ -402,27 +403,27 @@ def _go_through(stages: Sequence[_Stage]) -> None:
 
 
 def _write_sets(config: CalibrateConfig, path: Path) -> None:
-    """Notes of people who do not exist, in four sets, each with wrong answers and a retold one; and a little ordinary text."""
+    """Notes of people who do not exist, in four sets, the first with wrong and retold answers; and a little ordinary text."""
     from expunge.sources.medical import example_of, generate_notes
     from expunge.sources.ordinary import ordinary_evaluation
 
     made = generate_notes(4 * config.people + _WRONG, config.seed)
-    notes, strangers = made[:-_WRONG], made[-_WRONG:]
-    examples: Iterator[Example] = iter(
-        replace(
-            example,
-            metadata=example.metadata
-            | {
-                # The same facts in another order; and what is said of others, said of this person.
-                "paraphrased_answer": "\n".join(reversed(example.response.split("\n"))),
-                "perturbed_answer": [example_of(replace(each, client_name=example.subject)).response for each in strangers],
-            },
-        )
-        for example in map(example_of, notes)
-    )
+    notes, strangers = iter(made[:-_WRONG]), made[-_WRONG:]
     for name in ("forget", "retain", "others", "holdout"):
-        write_examples(path / "data" / f"{name}.jsonl", islice(examples, config.people))
+        examples = [example_of(note) for note in islice(notes, config.people)]
+        if name == "forget":
+            examples = [_with_others(example, strangers) for example in examples]
+        write_examples(path / "data" / f"{name}.jsonl", examples)
     write_examples(path / "data" / "ordinary.jsonl", ordinary_evaluation()[:_ORDINARY])
+
+
+def _with_others(example: Example, strangers: Sequence[Note]) -> Example:
+    """The same facts in another order; and what is said of others, said of this person."""
+    from expunge.sources.medical import example_of
+
+    retold = "\n".join(reversed(example.response.split("\n")))
+    wrong = [example_of(replace(each, client_name=example.subject)).response for each in strangers]
+    return replace(example, metadata=example.metadata | {"paraphrased_answer": retold, "perturbed_answer": wrong})
 
 
 def _write_table(path: Path, table: list[Reliability]) -> None:

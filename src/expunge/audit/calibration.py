@@ -170,8 +170,9 @@ def reliability(metric: str, pool: Pool, tried: Iterable[Tried]) -> Reliability:
 
 @cache
 def calibrated() -> tuple[Reliability, ...]:
-    """What was measured of the metrics, by descending faithfulness: the table that ships with the package."""
-    return tuple(read_table(files("expunge.audit").joinpath(_CALIBRATED).read_text("utf-8")))
+    """What was measured of the metrics, by descending faithfulness: the table that ships with the package, if one does."""
+    table = files("expunge.audit").joinpath(_CALIBRATED)
+    return tuple(read_table(table.read_text("utf-8"))) if table.is_file() else ()
 
 
 def read_table(text: str) -> list[Reliability]:

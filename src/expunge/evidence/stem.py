@@ -53,7 +53,7 @@ def common_stem(model: Any, prefixes: Sequence[Sequence[int]]) -> Stem | None:
     if len(prefixes) < 2 or not remembers(model):
         return None
     # The first and the last in order differ soonest.
-    first, last = min(prefixes), max(prefixes)
+    first, last = min(map(tuple, prefixes)), max(map(tuple, prefixes))
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
     length = min(shared, min(map(len, prefixes)) - 1)
     if length < _FEWEST_TOKENS:

@@ -31,8 +31,10 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_GROUPS = ("generate", "prepare", "unlearn", "shards", "ledger")
+_GROUPS = ("generate", "prepare", "unlearn", "shards", "audit", "ledger")
 """Commands of several commands: apps of their own."""
+_ALSO_COMMANDS = ("audit",)
+"""Those of them that are a command themselves too."""
 
 _LISTED = {
     # name: (module in `expunge.commands`, what it is for)
@@ -60,7 +62,7 @@ for _name, (_module, _help) in _LISTED.items():
 def main() -> None:
     """Run a command. Exit code 2 and one line for a mistake of the user's; 130 when interrupted."""
     asked = "".join(sys.argv[1:2])
-    if asked in _LISTED and asked not in _GROUPS:
+    if asked in _ALSO_COMMANDS or (asked in _LISTED and asked not in _GROUPS):
         # Its own page shows its docstring, with an example, instead of the line that lists it.
         app[asked].help = None
     try:

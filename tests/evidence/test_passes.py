@@ -27,6 +27,7 @@ from expunge.evidence import (
 )
 from expunge.evidence import prefixes as prefixes_file
 from expunge.evidence.sampling import PREFIX
+from expunge.evidence.stem import common_stem
 from expunge.examples import Example
 from expunge.models import load_model, load_tokenizer
 
@@ -236,3 +237,46 @@ def test_an_obliging_beginning_is_put_into_the_models_mouth_and_samples_depend_o
     assert [len(set(samples)) for samples in both] == [3, 3]
     assert drawn(0, asked[:1]) == both[:1]
     assert drawn(1, asked) != both
+
+
+def test_what_all_examples_begin_with_is_read_once_and_changes_no_number(tiny):
+    model, tokenizer = tiny
+    examples = [
+        Example(
+            f"In the long story of the town, where is {name}?",
+            f"{name} is {'far ' * far}in {place}.",
+            name,
+        )
+        for name, place, far in (("Ana", "Lyon", 0), ("Bartholomew", "Oslo", 2), ("Cleo", "Bonn", 1))
+    ]
+    tokens = tokenize(examples, tokenizer, max_seq_length=512)
+    stem = common_stem(model, [each.tokens[: each.start] for each in tokens])
+    assert stem is not None
+    assert tokenizer.decode(tokens[0].tokens[: stem.length]).endswith("where is ")
+    whole, after = (score_labels(model, collate(tokens, 2), hits=True, moments=True, stem=each) for each in (None, stem))
+    for slow, fast in zip(whole, after, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=0, atol=2e-5)
+    # And again: a batch leaves nothing behind in what is remembered.
+    torch.testing.assert_close(score_labels(model, collate(tokens, 2), stem=stem).log_p_BK, whole.log_p_BK, rtol=0, atol=2e-5)
+
+    questions = [
+        Question(each.tokens[: each.start], (each.tokens[each.start :], other.tokens[other.start :]))
+        for each, other in zip(tokens, tokens[::-1], strict=True)
+    ]
+    stem = common_stem(model, [question.prefix[:-1] for question in questions])
+    slow = continuation_log_p(model, questions, pad=2, shared=False)
+    fast = continuation_log_p(model, questions, pad=2, stem=stem)
+    for first, second in zip(slow, fast, strict=True):
+        for log_p_T, again_T in zip(first, second, strict=True):
+            torch.testing.assert_close(again_T, log_p_T, rtol=0, atol=2e-5)
+
+
+def test_examples_that_begin_differently_or_stand_alone_have_no_stem(tiny):
+    model, _ = tiny
+    shared = tuple(range(5, 25))
+    assert common_stem(model, [shared, (4, *shared)]) is None
+    assert common_stem(model, [shared]) is None
+    found = common_stem(model, [shared, (*shared, 4)])
+    # One token is left to the shorter one.
+    assert found is not None
+    assert found.length == len(shared) - 1

@@ -58,6 +58,23 @@ def show_audit(path: Path, as_json: bool, **more: str) -> None:
         OUT.print(f"{name}: {words}", markup=False, soft_wrap=True)
 
 
+def show_calibration(path: Path) -> None:
+    """How far each metric can be believed: a line a metric, the most faithful first."""
+    from expunge.audit.calibration import TRUSTED_AUC, read_table
+    from expunge.recipes.calibrate import PLOT, TABLE
+
+    table = read_table((path / TABLE).read_text("utf-8"))
+    shown = Table("metric", "faithfulness (AUC)", "robust to relearning", "robust to 4 bits", "trusted")
+    for row in table:
+        robust = ("" if value is None else f"{value:.2f}" for value in (row.relearning, row.quantisation))
+        shown.add_row(row.metric, f"{row.auc:.2f}", *robust, "yes" if row.trusted else "")
+    OUT.print(shown)
+    if table:
+        first = table[0]
+        words = f"{first.knowing} models that knew, {first.ignorant} that did not, {first.tried} unlearned"
+        OUT.print(f"{words}. Trusted from an AUC of {TRUSTED_AUC:g}. {path / PLOT}", markup=False, soft_wrap=True)
+
+
 def show(result: Mapping[str, Any], as_json: bool) -> None:
     """One result, a line a field."""
     if as_json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.batching import tokenize
 from expunge.evidence.prefixes import Question, batches_of_questions, continuation_log_p
+from expunge.evidence.stem import common_stem
 from expunge.evidence.store import rounded
 
 if TYPE_CHECKING:
@@ -56,9 +57,13 @@ def record_alternatives(
         tokenized = tokenize(others, tokenizer, max_seq_length=max_seq_length)
         start = tokenized[0].start
         questions.append(Question(tokenized[0].tokens[:start], tuple(each.tokens[start:] for each in tokenized)))
+    whole = all(store.has([example.id], *texts[example.id]) for example in asked)
+    # The last token of a prefix is read with what follows it.
+    stem = None if whole else common_stem(model, [question.prefix[:-1] for question in questions])
     for places in batches_of_questions(questions):
         if not all(store.has([asked[place].id], *texts[asked[place].id]) for place in places):
-            scored = continuation_log_p(model, [questions[place] for place in places], pad=int(tokenizer.pad_token_id))
+            batch = [questions[place] for place in places]
+            scored = continuation_log_p(model, batch, pad=int(tokenizer.pad_token_id), stem=stem)
             for place, log_p in zip(places, scored, strict=True):
                 means = iter([each_T.mean().item() for each_T in log_p])
                 parts = {part: [next(means) for _ in words] for part, words in texts[asked[place].id].items()}

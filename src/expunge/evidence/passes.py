@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.batching import Tokenized, batches_by_length, collate, prompt_tokens
 from expunge.evidence.generation import batches_of_prompts, end_tokens, generate
 from expunge.evidence.scoring import score_labels
+from expunge.evidence.stem import Stem, common_stem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,11 +37,14 @@ def record_scores(model: nn.Module, examples: Sequence[Tokenized], store: Eviden
     """
     import torch
 
+    stem: Stem | None = None
+    if not store.has([example.id for example in examples], "scores"):
+        stem = common_stem(model, [example.tokens[: example.start] for example in examples])
     for batch in batches_by_length([len(example.tokens) for example in examples], most_tokens=_MOST_TOKENS):
         members = [examples[place] for place in batch.places]
         if not all((example.id, "scores") in store for example in members):
             with torch.inference_mode():
-                scores = score_labels(model, to_device(model, collate(members, pad)), hits=True, moments=True)
+                scores = score_labels(model, to_device(model, collate(members, pad)), hits=True, moments=True, stem=stem)
             assert scores.hits_BK is not None
             assert scores.entropy_BK is not None
             assert scores.variance_BK is not None

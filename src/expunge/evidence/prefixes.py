@@ -9,7 +9,6 @@ longest continuation.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +16,7 @@ from expunge.batching import Tokenized
 from expunge.batching.batches import IGNORED
 from expunge.evidence.passes import label_log_p
 from expunge.evidence.scoring import score_logits
+from expunge.evidence.stem import Stem, remembers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,9 @@ def batches_of_questions(questions: Sequence[Question]) -> list[list[int]]:
     return batches
 
 
-def continuation_log_p(model: Any, questions: Sequence[Question], *, pad: int, shared: bool = True) -> list[list[Tensor]]:
+def continuation_log_p(
+    model: Any, questions: Sequence[Question], *, pad: int, shared: bool = True, stem: Stem | None = None
+) -> list[list[Tensor]]:
     """Log-probability of each token of each continuation, nats.
 
     Args:
@@ -60,13 +62,14 @@ def continuation_log_p(model: Any, questions: Sequence[Question], *, pad: int, s
         questions: what goes through it together, see `batches_of_questions`.
         pad: the token of the padding.
         shared: read each prefix once. False, or a model that cannot remember: read everything every time.
+        stem: what all prefixes begin with, with two tokens left of each, if it was read already.
 
     Returns:
         For each question, for each continuation, a float tensor of shape (tokens,).
     """
     found: list[Tensor] | None = None
-    if shared and _remembers(model) and min(len(question.prefix) for question in questions) > 1:
-        found = _after_prefixes(model, questions, pad)
+    if shared and remembers(model) and min(len(question.prefix) for question in questions) > 1:
+        found = _after_prefixes(model, questions, pad, stem)
     if found is None:
         whole = [Tokenized("", question.prefix + end, len(question.prefix), False) for question, end in _each(questions)]
         found = label_log_p(model, whole, pad=pad)
@@ -74,19 +77,21 @@ def continuation_log_p(model: Any, questions: Sequence[Question], *, pad: int, s
     return [[next(rows) for _ in question.continuations] for question in questions]
 
 
-def _after_prefixes(model: Any, questions: Sequence[Question], pad: int) -> list[Tensor] | None:
+def _after_prefixes(model: Any, questions: Sequence[Question], pad: int, stem: Stem | None) -> list[Tensor] | None:
     """The same for all continuations in a row; None: the model gave nothing to remember."""
     import torch
 
     device = next(model.parameters()).device
-    longest = max(len(question.prefix) for question in questions) - 1
+    read = stem.length if stem is not None else 0
+    longest = max(len(question.prefix) for question in questions) - 1 - read
     tokens_QP = torch.full((len(questions), longest), pad)
     mask_QP = torch.zeros_like(tokens_QP)
     for row, question in enumerate(questions):
         # On the left, so that what follows stands beside it. The last token is read with each continuation: it predicts it.
-        head = question.prefix[:-1]
+        head = question.prefix[read:-1]
         tokens_QP[row, longest - len(head) :] = torch.tensor(head)
         mask_QP[row, longest - len(head) :] = 1
+    mask_QP = torch.cat([torch.ones(len(questions), read, dtype=torch.long), mask_QP], 1)
     rows = [row for row, question in enumerate(questions) for _ in question.continuations]
     width = max(len(end) for _, end in _each(questions))
     tokens_RC = torch.full((len(rows), width), pad)
@@ -100,7 +105,8 @@ def _after_prefixes(model: Any, questions: Sequence[Question], pad: int) -> list
         past = model(
             input_ids=tokens_QP.to(device),
             attention_mask=mask_QP.to(device),
-            position_ids=_positions(mask_QP).to(device),
+            position_ids=_positions(mask_QP)[:, read:].to(device),
+            past_key_values=stem.past(len(questions)) if stem is not None else None,
             logits_to_keep=1,
             use_cache=True,
         ).past_key_values
@@ -110,7 +116,7 @@ def _after_prefixes(model: Any, questions: Sequence[Question], pad: int) -> list
         logits_RCV = model(
             input_ids=tokens_RC.to(device),
             attention_mask=mask_RT.to(device),
-            position_ids=_positions(mask_RT)[:, longest:].to(device),
+            position_ids=_positions(mask_RT)[:, read + longest :].to(device),
             past_key_values=past,
             use_cache=True,
         ).logits
@@ -126,8 +132,3 @@ def _each(questions: Sequence[Question]) -> Iterator[tuple[Question, tuple[int, 
     for question in questions:
         for end in question.continuations:
             yield question, end
-
-
-def _remembers(model: Any) -> bool:
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return {"past_key_values", "position_ids", "logits_to_keep"} <= inspect.signature(whole.forward).parameters.keys()

@@ -14,6 +14,8 @@ from expunge.batching.batches import IGNORED, TokenBatch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from expunge.evidence.stem import Stem
+
 
 class LabelScores(NamedTuple):
     """What the model thinks of the labelled tokens of a batch."""
@@ -45,7 +47,13 @@ class LabelScores(NamedTuple):
 
 
 def score_labels(
-    model: nn.Module, batch: TokenBatch, *, hits: bool = False, moments: bool = False, logits: bool = False
+    model: nn.Module,
+    batch: TokenBatch,
+    *,
+    hits: bool = False,
+    moments: bool = False,
+    logits: bool = False,
+    stem: Stem | None = None,
 ) -> LabelScores:
     """Score the labelled tokens of a batch in one teacher-forced pass.
 
@@ -53,6 +61,7 @@ def score_labels(
         hits: whether each label is the most likely token is wanted too.
         moments: entropy and variance of each label's distribution are wanted too.
         logits: the logits themselves are wanted too.
+        stem: what every row begins with, before its first label, read already; None: nothing is.
 
     Raises:
         ValueError: the batch has no label at all.
@@ -65,12 +74,15 @@ def score_labels(
     # A label at position t is predicted at t-1. The head is a fifth of a small model's work, so the prompt is spared it.
     first = int(labelled_T.nonzero()[0])
     labels_BK = batch.labels_BT[:, first + 1 :]
-    kept_K = torch.arange(first, batch.labels_BT.shape[1] - 1, device=batch.labels_BT.device)
+    read = stem.length if stem is not None else 0
+    kept_K = torch.arange(first, batch.labels_BT.shape[1] - 1, device=batch.labels_BT.device) - read
+    remembered = {} if stem is None else {"past_key_values": stem.past(len(batch.input_ids_BT))}
     logits_BKV = model(
-        input_ids=batch.input_ids_BT,
+        input_ids=batch.input_ids_BT[:, read:],
         attention_mask=batch.attention_mask_BT,
         logits_to_keep=kept_K,
-        use_cache=False,
+        use_cache=stem is not None,
+        **remembered,
     ).logits
     return score_logits(logits_BKV, labels_BK, hits=hits, moments=moments, logits=logits)
 

@@ -216,7 +216,7 @@ class PlannedTrainer(Trainer):
             from peft.optimizers import create_loraplus_optimizer
 
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
-            trained = self.model if model is None else model
+            trained: Any = self.model if model is None else model
             self.optimizer = create_loraplus_optimizer(trained, kind, loraplus_lr_ratio=self._lora_plus_ratio, **options)
         return super().create_optimizer(model)
 

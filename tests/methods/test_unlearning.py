@@ -136,6 +136,15 @@ def test_earlier_forget_sets_stay_where_they_are_while_others_are_forgotten(tiny
     assert max(held) > 0
 
 
+def test_earlier_forget_sets_are_held_beside_hidden_states_too(tiny, tmp_path):
+    write_examples(tmp_path / "earlier.jsonl", tiny_people.HOLDOUT[:1])
+    settings = config(
+        tiny, tmp_path / "run", holdout=None, keep_forgotten=(tmp_path / "earlier.jsonl",), steps=2, learning_rate=1e-4
+    )
+    run = unlearn(settings, "rmu", by("rmu"))
+    assert [row["kept_loss"] >= 0 for row in run.results["trace"] if "loss" in row] == [True, True]
+
+
 def test_an_earlier_answer_is_pulled_back_from_either_side():
     from expunge.training.trainer import _anchor
 

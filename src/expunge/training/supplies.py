@@ -57,7 +57,7 @@ class Supplies:
         self, model: nn.Module, side: str, batch: TokenBatch, places: Sequence[int], *, of_examples: int, of_tokens: int
     ) -> tuple[Scores, LabelScores | None]:
         """One side of a micro-batch as the method sees it, and what the kernel found where it was asked."""
-        if self.layer is not None:
+        if self.layer is not None and side in self.behind_layer:
             hidden_BKH, labelled_BK = label_hidden(model, batch, self.layer)
             # There are no log-probabilities; the method does not look at these.
             nothing_BK = torch.zeros(labelled_BK.shape, dtype=hidden_BKH.dtype, device=hidden_BKH.device)

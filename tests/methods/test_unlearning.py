@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
+import torch
 
 import tiny_people
 from expunge.batching import tokenize
@@ -17,6 +18,7 @@ from expunge.examples import write_examples
 from expunge.methods import METHODS
 from expunge.models import load_model, load_tokenizer
 from expunge.recipes.unlearn import UnlearnConfig, unlearn
+from expunge.training.objective import Scores
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,7 @@ def tiny(tmp_path_factory):
 def config(tiny, output, **changed):
     files = tiny.files
     settings = {"forget": files.forget, "retain": files.retain, "holdout": files.holdout, "learning_rate": 1e-3} | changed
+    settings = {"micro_batch_size": 4, "eval_steps": 4} | settings
     return UnlearnConfig(model=str(tiny.target), output=output, threads=1, **settings)
 
 
@@ -36,28 +39,29 @@ def loss(model_path, examples):
 
 
 class Case(NamedTuple):
-    """How a method is tried on the tiny model, and what it must come to, nats a token."""
+    """How a method is tried on the tiny model, and what it must come to."""
 
     forget: float = 2
-    """The forget set's loss at least; a refusal that is preferred hardly pushes the answer beneath it."""
-    retain: float = 0.7
-    """The retain set's loss at most."""
+    """The forget set's loss at least, nats a token; a refusal that is preferred hardly pushes the answer beneath it."""
+    retain: float = 1 / 3
+    """The retain set's loss at most, as a share of that."""
     settings: Mapping = MappingProxyType({})
     method: Mapping = MappingProxyType({})
 
 
 CASES = {
-    "alt-po": Case(forget=1.5),
-    "grad-ascent": Case(forget=0.3, retain=1.1),  # nothing holds the retain set: it ends when that is lost
+    "alt-po": Case(forget=1),
+    # Nothing holds the retain set: it ends when that is lost.
+    "grad-ascent": Case(forget=0.3, retain=1.5, settings={"eval_steps": 2}),
     "idk-ap": Case(forget=0.5),
     "idk-dpo": Case(forget=0.1),
     "idk-nll": Case(forget=0.5),
-    "pdu": Case(forget=0.5, retain=1.1, settings={"learning_rate": 3e-4}),
+    "pdu": Case(forget=0.5, retain=0.7, settings={"learning_rate": 3e-4, "eval_steps": 2}),
     "rmu": Case(settings={"eval_steps": 1}, method={"retain_weight": 5.0}),
     "satimp": Case(forget=0.1),
     "simnpo": Case(forget=0.8),
-    "ssd": Case(forget=0.1, retain=1.1, method={"selection": 1.0}),
-    "task-vector": Case(forget=0.5, retain=1.1, method={"scale": 2.0}),
+    "ssd": Case(forget=0.1, retain=1.5, method={"selection": 1.0}),
+    "task-vector": Case(forget=0.4, retain=0.7),
     "undial": Case(forget=1.5),
     "whos-harry-potter": Case(forget=1.5),
 }
@@ -75,8 +79,7 @@ def test_every_method_takes_the_forgotten_away_and_leaves_the_others(tiny, tmp_p
     run = unlearn(config(tiny, tmp_path / "run", database=tiny.ledger_copy(tmp_path / "run"), **case.settings), name, by(name))
     forget, retain = (loss(run.path / "model", examples) for examples in (tiny_people.FORGET, tiny_people.RETAIN))
     assert forget > case.forget
-    assert retain < case.retain
-    assert retain < forget
+    assert retain < case.retain * forget
     # What was measured last is what was saved.
     last = [row for row in run.results["trace"] if "forget_loss" in row][-1]
     assert last["forget_loss"] == pytest.approx(forget, abs=1e-4)
@@ -120,19 +123,37 @@ def test_the_run_ends_where_utility_is_lost_with_the_weights_before_and_says_so(
 
 
 def test_earlier_forget_sets_stay_where_they_are_while_others_are_forgotten(tiny, tmp_path):
-    """They are neither known again nor pushed further; without being named they are."""
     write_examples(tmp_path / "first.jsonl", tiny_people.FORGET[:2])
     write_examples(tmp_path / "second.jsonl", tiny_people.FORGET[2:])
     first = unlearn(config(tiny, tmp_path / "one", forget=tmp_path / "first.jsonl"), "npo", by("npo"))
-    again = config(tiny, tmp_path / "two", forget=tmp_path / "second.jsonl")
-    again = replace(again, model=str(first.path / "model"))
-    held = unlearn(replace(again, keep_forgotten=(tmp_path / "first.jsonl",)), "npo", by("npo"))
-    drifted = unlearn(replace(again, output=tmp_path / "three"), "npo", by("npo"))
-    before, after, without = (loss(run.path / "model", tiny_people.FORGET[:2]) for run in (first, held, drifted))
+    again = config(tiny, tmp_path / "two", forget=tmp_path / "second.jsonl", keep_forgotten=(tmp_path / "first.jsonl",))
+    second = unlearn(replace(again, model=str(first.path / "model")), "npo", by("npo"))
+    before, after = (loss(run.path / "model", tiny_people.FORGET[:2]) for run in (first, second))
     assert abs(after - before) < 0.5
-    assert abs(after - before) < abs(without - before)
-    assert loss(held.path / "model", tiny_people.FORGET[2:]) > 2
-    assert all("kept_loss" in row for row in held.results["trace"] if "loss" in row)
+    assert loss(second.path / "model", tiny_people.FORGET[2:]) > 2
+    held = [row["kept_loss"] for row in second.results["trace"] if "loss" in row]
+    assert held[0] == pytest.approx(0, abs=1e-6)  # nothing has moved yet
+    assert max(held) > 0
+
+
+def test_earlier_forget_sets_are_held_beside_hidden_states_too(tiny, tmp_path):
+    write_examples(tmp_path / "earlier.jsonl", tiny_people.HOLDOUT[:1])
+    settings = config(
+        tiny, tmp_path / "run", holdout=None, keep_forgotten=(tmp_path / "earlier.jsonl",), steps=2, learning_rate=1e-4
+    )
+    run = unlearn(settings, "rmu", by("rmu"))
+    assert [row["kept_loss"] >= 0 for row in run.results["trace"] if "loss" in row] == [True, True]
+
+
+def test_an_earlier_answer_is_pulled_back_from_either_side():
+    from expunge.training.trainer import _anchor
+
+    log_p_BK = torch.tensor([[-1.0, -3.0], [-5.0, -7.0]], requires_grad=True)
+    loss = _anchor(Scores(log_p_BK, log_p_BK != 0, torch.tensor([-6.0, -6.0]), 2, 4))
+    # 1 nat a token too likely, 3 too unlikely.
+    assert loss.item() == pytest.approx((1 + 9) / 2)
+    loss.backward()
+    assert log_p_BK.grad.sign().tolist() == [[1, 1], [-1, -1]]
 
 
 def test_who_is_to_stay_cannot_have_been_forgotten_earlier(tiny, tmp_path):
@@ -153,6 +174,26 @@ def test_all_weights_can_be_unlearned_and_an_adapters_cannot(tiny, tmp_path):
         assert loss(run.path / "model", tiny_people.FORGET) > loss(whole, tiny_people.FORGET)
     with pytest.raises(ExpungeError, match="ssd makes weights smaller, and a new adapter has none yet: pass --full"):
         unlearn(replace(config(tiny, tmp_path / "ssd"), model=str(whole)), "ssd", by("ssd"))
+
+
+@pytest.mark.parametrize("name", ["npo", "undial"])
+def test_an_adapter_on_weights_in_four_bits_is_unlearned(tiny, tmp_path, name):
+    pytest.importorskip("bitsandbytes")
+    settings = config(tiny, tmp_path / "run", use_4bit=True, steps=4, holdout=None)
+    run = unlearn(settings, name, by(name))
+    first, *_, last = (row["forget_loss"] for row in run.results["trace"] if "forget_loss" in row)
+    assert last > first + 0.1
+
+
+def test_fast_unlearning_is_the_same_up_to_rounding(tiny, tmp_path):
+    plain, fast = (
+        unlearn(config(tiny, tmp_path / f"{fast}", fast=fast, steps=4, micro_batch_size=2), "undial", by("undial"))
+        for fast in (False, True)
+    )
+    for row, other in zip(plain.results["trace"], fast.results["trace"], strict=True):
+        assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
+    with pytest.raises(ExpungeError, match="token impacts are recorded of whole passes, which --fast spares: leave one out"):
+        unlearn(config(tiny, tmp_path / "run", fast=True, database=str(tmp_path / "ledger.db")), "npo", by("npo"))
 
 
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(tiny, tmp_path):

@@ -109,6 +109,8 @@ def refuse_what_cannot_work(config: UnlearnConfig, method: Method) -> None:
 
         if not torch.cuda.is_available():
             raise ExpungeError("float16 needs a GPU", remedy="pass --dtype bfloat16")
+        if method.gradient is not None:
+            raise ExpungeError(f"{method.name} works on gradients that float16 scales", remedy="pass --dtype bfloat16")
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise ExpungeError("unlearning needs the whole model in every process", remedy="launch it with ddp.yaml")
     check_readable(config.model)

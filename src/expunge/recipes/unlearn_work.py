@@ -75,6 +75,7 @@ class Work:
                 others=self.others,
                 weights=self.weights,
                 layer=self.layer,
+                shares_prefixes=config.fast,
                 pad=self.pad,
             )
             dual = self._dual()

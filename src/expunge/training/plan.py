@@ -97,12 +97,15 @@ def plan_pairs(
     seed: int,
     kept: int = 0,
     processes: int = 1,
+    lengths: Sequence[Sequence[int]] = (),
 ) -> list[MicroBatch]:
     """Forget and retain examples side by side: each set is gone through in its own shuffled rounds, again and again.
 
     Args:
         kept: examples that were forgotten earlier, as many a step as forget examples.
         processes: that take turns in the list, one micro-batch each.
+        lengths: tokens of each example of the three sets, where the examples of a step are to be sorted by length, so that
+            those that go through the model together need little padding.
 
     Returns:
         `rounds` · `processes` micro-batches for each of `steps` steps, with as many retain as forget examples (none when
@@ -115,6 +118,9 @@ def plan_pairs(
         _rounds(size, steps * batch_size, f"{seed}/{name}") if size else []
         for name, size in (("forget", forget), ("retain", retain), ("kept", kept))
     ]
+    for side, sizes in zip(places, lengths, strict=False):
+        for step in range(0, len(side), batch_size):
+            side[step : step + batch_size] = sorted(side[step : step + batch_size], key=lambda place: -sizes[place])
     pieces = rounds(batch_size, micro_batch_size, processes) * processes
     ends = [batch_size * piece // pieces for piece in range(pieces + 1)]
     return [

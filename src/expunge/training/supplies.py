@@ -15,6 +15,7 @@ from expunge.batching import TokenBatch, Tokenized
 from expunge.evidence import label_log_p, score_labels
 from expunge.training.hidden import Head, kept_before_head, kept_behind_layer, label_hidden
 from expunge.training.objective import Need, Scores
+from expunge.training.prefix import SharedPrefix
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,12 +50,14 @@ class Supplies:
     """Hidden states behind this layer are wanted instead of log-probabilities."""
     behind_layer: Mapping[str, Kept] = field(default_factory=dict)
     """Those of the frozen reference."""
+    shares_prefixes: bool = False
+    """The beginning that a batch shares is run once."""
 
     def scores(
         self, model: nn.Module, side: str, batch: TokenBatch, places: Sequence[int], *, of_examples: int, of_tokens: int
     ) -> tuple[Scores, LabelScores | None]:
         """One side of a micro-batch as the method sees it, and what the kernel found where it was asked."""
-        if self.layer is not None:
+        if self.layer is not None and side in self.behind_layer:
             hidden_BKH, labelled_BK = label_hidden(model, batch, self.layer)
             # There are no log-probabilities; the method does not look at these.
             nothing_BK = torch.zeros(labelled_BK.shape, dtype=hidden_BKH.dtype, device=hidden_BKH.device)
@@ -62,7 +65,8 @@ class Supplies:
             return Scores(
                 nothing_BK, labelled_BK, None, of_examples, of_tokens, hidden_BKH=hidden_BKH, hidden_ref_BKH=kept_BKH
             ), None
-        labels = score_labels(model, batch, logits=side in self.logits)
+        scored: Any = SharedPrefix(model) if self.shares_prefixes else model
+        labels = score_labels(scored, batch, logits=side in self.logits)
         more: dict[str, Any] = {}
         if side in self.logits:
             more |= {"labels_BK": labels.labels_BK, "logits_BKV": labels.logits_BKV}
@@ -105,6 +109,7 @@ def supply(
     weights: Sequence[Tensor] | None,
     layer: int | None,
     pad: int,
+    shares_prefixes: bool = False,
 ) -> Supplies:
     """Ask the model as it is now, the frozen reference, for all that a method needs of it.
 
@@ -113,6 +118,7 @@ def supply(
         sides: `forget`, `retain` and, if there are any, `kept`.
         plan: the micro-batches of this process: only what they hold is kept.
         layer: of the hidden states, where those are needed.
+        shares_prefixes: whether training may run what a batch shares once.
     """
     log_p: dict[str, Tensor] = {}
     if Need.REFERENCE in needs:
@@ -143,6 +149,7 @@ def supply(
             for side, found in places.items()
             if layer is not None
         },
+        shares_prefixes=shares_prefixes,
     )
 
 

@@ -31,7 +31,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_GROUPS = ("generate", "prepare", "unlearn", "ledger")
+_GROUPS = ("generate", "prepare", "unlearn", "attack", "ledger")
 """Commands of several commands: apps of their own."""
 
 _LISTED = {
@@ -42,6 +42,7 @@ _LISTED = {
     "finetune": ("train", "Teach a model examples, and record in the ledger what it saw."),
     "unlearn": ("train", "Make a model forget, and stop where people never trained on are."),
     "audit": ("judge", "Put target, unlearned, retrained and shipped model side by side, and rule."),
+    "attack": ("attack", "Try to get the forgotten back, by other words, rounded weights, relearning or two checkpoints."),
     "merge": ("ship", "Fold an adapter into its base: plain weights that anything can load."),
     "gguf": ("ship", "Convert and quantise a model for llama.cpp and LM Studio."),
     "report": ("judge", "Show an audit as one HTML file that opens offline."),

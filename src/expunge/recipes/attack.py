@@ -183,8 +183,8 @@ def _ask(
         if not all((keyed[place][0], "generated") in store for place in places):
             ends = end_tokens(model, tokenizer)
             answers_ = generate(model, [tokens[place] for place in places], max_new_tokens=most, ends=ends)
-            for place, answer in zip(places, answers_, strict=True):
-                store.add_answer(keyed[place][0], str(tokenizer.decode(answer, skip_special_tokens=True)).strip())
+            for place, words in zip(places, answers_, strict=True):
+                store.add_answer(keyed[place][0], str(tokenizer.decode(words, skip_special_tokens=True)).strip())
         bar.advance(len(places))
 
 

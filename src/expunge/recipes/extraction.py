@@ -84,7 +84,7 @@ def extraction(config: ExtractionConfig, settings: Extraction) -> Run | dict[str
                     if not models:
                         models = [_folded(load_model(name)) for name in (config.pre, config.post)]
                     ends = end_tokens(models[0], tokenizer)
-                    options = {"weight": weight, "gamma": gamma, "max_new_tokens": most, "ends": ends}
+                    options: dict[str, Any] = {"weight": weight, "gamma": gamma, "max_new_tokens": most, "ends": ends}
                     for id, words in extract(models[0], models[1], tokenizer, texts, **options):
                         store.add_answer(id, words)
                         bar.advance()

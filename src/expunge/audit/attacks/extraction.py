@@ -89,7 +89,7 @@ def asked(
                 "is plain text: the attacker must have its beginning", where=example.where, remedy="--prefix-share .5"
             )
         given = tokens.start + int((len(tokens.tokens) - tokens.start) * prefix_share)
-        expected = str(tokenizer.decode(tokens.tokens[given:], skip_special_tokens=True)).strip()
+        expected = str(tokenizer.decode(list(tokens.tokens[given:]), skip_special_tokens=True)).strip()
         if not expected:
             raise ExpungeError("has nothing left to extract", where=example.where, remedy="lower --prefix-share")
         found.append(Asked(example.id, tokens.tokens[:given], expected if prefix_share else example.response))

@@ -121,4 +121,5 @@ def _relearnt(config: Relearn, scene: Scene, learnt: Sequence[Example]) -> Any:
         )
         trainer.run()
     trainer.drop_checkpoints()
+    assert trainer.model is not None
     return trainer.model.eval()

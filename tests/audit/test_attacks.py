@@ -105,12 +105,12 @@ def run(*words):
 
 def test_the_command_attacks_both_models_and_a_second_call_answers_at_once(tmp_path_factory, tmp_path):
     tiny = tiny_people.target(tmp_path_factory)
-    words = ["attack", "prefix", "--unlearned", tiny.target, "--retrained", tiny.base, "--target", tiny.target]
+    words = ["attack", "paraphrase", "--unlearned", tiny.target, "--retrained", tiny.base, "--target", tiny.target]
     words += ["--forget", tiny.files.forget, "--output", tmp_path / "attack", "--json", "--threads", 1]
     first = run(*words)
     assert first.returncode == 0, first.stderr
     found = json.loads(first.stdout)
-    # A target passed off as unlearned still says everything.
+    # A target passed off as unlearned still says everything to the question as it stands, which is one of the ways to ask.
     assert found["ruling"] == "fail"
     assert found["recall"]["unlearned"] > 0.9 > found["recall"]["retrained"]
     assert json.loads(run(*words).stdout) == found

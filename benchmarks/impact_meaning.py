@@ -29,7 +29,7 @@ from expunge.evidence import score_labels
 from expunge.examples import read_examples
 from expunge.models import load_model, load_tokenizer, prepare_cpu, resolve_base
 from expunge.progress import Bar, progress
-from expunge.training.impact import ESTIMATORS, Part, Pass
+from expunge.training.impact import ESTIMATORS, Part
 from expunge.training.impact.occlusion import loss_change
 from expunge.training.recording import Probe, top_share
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EXACT = "occlusion"
-SCOPES = ("all tokens", "answer", "answer, beyond the next token")
+SCOPES = ("all tokens", "answer", "answer, beyond next")
 RANDOM = ("random", "random of the answer")
 RANDOM_DRAWS = 6
 
@@ -111,7 +111,7 @@ def cheap_impacts(model: Any, example: Tokenized) -> tuple[dict[str, NDArray[np.
     model.zero_grad()
     head.remove()
     probe.on = False
-    heard = Pass(model, [example], [True], scores.log_p_BK, *probe.heard())
+    heard = probe.heard().told_of(model, [example], [True], scores.log_p_BK)
     impacts = {name: ESTIMATORS[name].measure(heard)[0].float().cpu().numpy() for name in ESTIMATORS if name != EXACT}
     next_T = np.zeros(len(example.tokens), dtype=np.float32)
     # Position by position: what came next, as expected one token before it was due.

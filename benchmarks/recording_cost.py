@@ -1,4 +1,4 @@
-"""What recording costs a training step: `python benchmarks/recording_cost.py [--batches 30] [--impact gradient] [--threads 1]`.
+"""What recording costs a training step: `python benchmarks/recording_cost.py [--batches 30] [--impact removal] [--threads 1]`.
 
 Fine-tunes the embedded model with LoRA, as the demo does, on notes that the medical source makes. Each batch is trained on
 twice in a row, once recorded and once not, in turns: both times come from one process, one minute and the same tokens. Times
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=30, help="pairs of steps measured")
     parser.add_argument("--batch-size", type=int, default=2, help="examples a step; the demo's by default")
-    parser.add_argument("--impact", default="gradient", help="the estimator")
+    parser.add_argument("--impact", default="removal", help="the estimator")
     parser.add_argument("--epochs", type=int, default=9, help="of the run that the cost is spread over; the demo's by default")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--threads", type=int)

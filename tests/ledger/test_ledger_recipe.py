@@ -36,7 +36,7 @@ def database(tmp_path):
     examples = make_examples(40)
     with Ledger.open(place) as ledger:
         ledger.add_entries(examples, source="notes.jsonl")
-        run_id = ledger.start_run(name="finetune", path="runs/target", checkpoint="abc")
+        run_id = ledger.start_run(name="finetune", path="runs/target", checkpoint="abc", impact_estimator="loss")
         with ledger.recorder(run_id) as recorder:
             for i, example in enumerate(examples):
                 recorder.mark_used_in_training(example.id, losses=[1.0], token_impact=make_impact(i))
@@ -110,6 +110,7 @@ def test_find_by_words_in_the_data_shows_the_tokens_of_the_entries_that_contain_
 
 def test_find_answers_by_person_by_token_and_by_entry(database):
     top = find(LedgerFindConfig(database=database, limit=1))[0]
+    assert top.estimator == "loss"
     assert find(LedgerFindConfig(database=database, subject=top.subject))[0] == top
     assert find(LedgerFindConfig(database=database, entry=top.entry_id))[0] == top
     assert find(LedgerFindConfig(database=database, token_id=(top.token_id,)))[0] == top

@@ -15,9 +15,10 @@ from expunge.evidence import score_labels
 from expunge.models import load_model, load_tokenizer
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.unlearn import UnlearnConfig, unlearn
-from expunge.training.impact import ESTIMATORS, ImpactConfig, Pass
+from expunge.training.impact import ESTIMATORS, ImpactConfig, Part, Pass
 from expunge.training.impact.gradient import gradient_impact
 from expunge.training.impact.occlusion import loss_change
+from expunge.training.impact.removal import next_token_change
 from expunge.training.recording import Probe, top_k, top_share
 
 NO_STEP = 1e-12
@@ -33,6 +34,20 @@ def test_gradient_impact_is_the_absolute_product_of_gradient_and_embedding():
     embedding = torch.tensor([[[1.0, 2.0, 0.0], [0.5, -1.0, 4.0]]])
     gradient = torch.tensor([[[3.0, -1.0, 9.0], [-2.0, 1.0, -0.5]]])
     assert gradient_impact(embedding, gradient).tolist() == [[1.0, 4.0]]
+
+
+def test_removing_a_token_changes_the_next_ones_loss_by_what_it_told_of_it():
+    log_p = torch.tensor([[-1.0, -0.5, -3.0]])
+    early = torch.tensor([[-9.0, -2.5, -2.0]])
+    assert next_token_change(log_p, early).tolist() == [[2.0, 1.0, 0.0]]
+
+
+def test_removal_is_exact_where_only_the_next_token_is_left(tiny):
+    model, tokenizer = load_model(tiny.target, trainable=True), load_tokenizer(tiny.target)
+    (example,) = tokenize(tiny_people.FORGET[:1], tokenizer, max_seq_length=512)
+    removed = len(example.tokens) - 2
+    removal = estimate("removal", model, [example])[0, removed] - estimate("gradient", model, [example])[0, removed]
+    assert removal.item() == pytest.approx(loss_change(model.eval(), example, [[removed]]).abs().item(), rel=1e-3)
 
 
 def test_the_top_share_is_what_lies_at_or_above_the_percentile_the_greatest_first():
@@ -104,7 +119,24 @@ def by_occlusion(model, example):
     return torch.tensor([*changes, 0.0])
 
 
-BY_HAND = {"gradient": by_gradient, "loss": by_loss, "hidden-norm": by_hidden_norm, "occlusion": by_occlusion}
+def by_removal(model, example):
+    """The gradient's, and what the next labelled token loses where only what stands before the removed one is read."""
+    near = torch.zeros(len(example.tokens))
+    for place in range(example.start, len(example.tokens) - 1):
+        with torch.no_grad():
+            read = [list(example.tokens[:end]) for end in (place + 1, place)]
+            whole, without = (model(input_ids=torch.tensor([each])).logits[0, -1].float().log_softmax(-1) for each in read)
+        near[place] = (whole - without)[example.tokens[place + 1]].abs()
+    return by_gradient(model, example) + near
+
+
+BY_HAND = {
+    "removal": by_removal,
+    "gradient": by_gradient,
+    "loss": by_loss,
+    "hidden-norm": by_hidden_norm,
+    "occlusion": by_occlusion,
+}
 
 
 def estimate(name, model, examples, wanted=None, weights=None):
@@ -115,7 +147,7 @@ def estimate(name, model, examples, wanted=None, weights=None):
     scores = score_labels(model, collate(examples, 2))
     scores.log_p_BK.retain_grad()
     (-scores.log_p_B * (torch.ones(len(examples)) if weights is None else weights)).sum().backward()
-    heard = Pass(model, examples, wanted or [True] * len(examples), scores.log_p_BK, *probe.heard())
+    heard = probe.heard().told_of(model, examples, wanted or [True] * len(examples), scores.log_p_BK)
     return estimator.measure(heard)
 
 
@@ -179,16 +211,16 @@ def test_occlusion_leaves_modes_gradients_and_random_numbers_as_they_were(tiny):
 
 def test_a_probe_that_is_off_or_without_gradients_hears_nothing(tiny):
     model, tokenizer = load_model(tiny.target), load_tokenizer(tiny.target)
-    probe = Probe(model, ("embedding", "hidden"))
+    probe = Probe(model, Part)
     batch = collate(tokenize(tiny_people.HOLDOUT, tokenizer, max_seq_length=512), tokenizer.pad_token_id)
     score_labels(model, batch)
     probe.on = True
     with torch.inference_mode():
         score_labels(model, batch)
-    assert probe.heard() == (None, None)
+    assert probe.heard() == (None, None, None)
     score_labels(model, batch)
     assert all(part is not None for part in probe.heard())
-    assert probe.heard() == (None, None)
+    assert probe.heard() == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +300,7 @@ def test_the_ledger_has_each_example_once_with_its_own_tokens_whatever_the_batch
     tokenizer, model = load_tokenizer(tiny.base), load_model(tiny.base)
     found = []
     # The default one thoroughly; of the others, what is theirs.
-    default = name == "gradient"
+    default = name == "removal"
     settings = ImpactConfig() if default else ImpactConfig(impact=name, impact_top_k=4, impact_context=2)
     sizes = ((1, 1), (5, 5), (6, 2), (4, 3)) if default else ((4, 3),)
     files = (tiny.files.forget, tiny.files.retain) if default else (tiny.files.forget,)
@@ -306,7 +338,7 @@ def test_unlearning_records_the_same_impacts_by_every_method_on_both_sides(tiny,
     from expunge.methods import METHODS
 
     found = []
-    runs = (("npo", 3), ("npo", 1), ("grad-diff", 2)) if name == "gradient" else (("grad-diff", 3),)
+    runs = (("npo", 3), ("npo", 1), ("grad-diff", 2)) if name == "removal" else (("grad-diff", 3),)
     for method, micro_batch_size in runs:
         database = tmp_path / f"{method}-{micro_batch_size}.db"
         config = UnlearnConfig(
@@ -315,7 +347,7 @@ def test_unlearning_records_the_same_impacts_by_every_method_on_both_sides(tiny,
             retain=tiny.files.retain,
             output=tmp_path / f"run-{method}-{micro_batch_size}",
             # All of both sides; of the slower ones, four examples of each.
-            steps=2 if name == "gradient" else 1,
+            steps=2 if name == "removal" else 1,
             batch_size=4,
             micro_batch_size=micro_batch_size,
             learning_rate=NO_STEP,
@@ -326,8 +358,8 @@ def test_unlearning_records_the_same_impacts_by_every_method_on_both_sides(tiny,
         assert estimator_of(database) == name
         found.append(recorded(database))
     learnt = tokenize([*tiny_people.FORGET, *tiny_people.RETAIN], load_tokenizer(tiny.target), max_seq_length=512)
-    tokens = {example.id: example for example in learnt if name == "gradient" or example.id in found[0]}
-    assert len(tokens) == (12 if name == "gradient" else 8)
+    tokens = {example.id: example for example in learnt if name == "removal" or example.id in found[0]}
+    assert len(tokens) == (12 if name == "removal" else 8)
     check_against_hand(found[0], name, tokens, load_model(tiny.target), lambda total: max(1, -(-total // 20)), 5)
     for other in found[1:]:
         assert other.keys() == found[0].keys()

@@ -69,6 +69,8 @@ class FoundToken(NamedTuple):
     """When the example was recorded in that run."""
     checkpoint: str
     """Hash of the model that was trained."""
+    impact_estimator: str | None
+    """What estimated the impacts of that run; None where unknown."""
 
 
 class Known(NamedTuple):
@@ -389,6 +391,7 @@ class Ledger:
                 TrainingMetadata.relative_loss,
                 TrainingMetadata.timestamp,
                 TrainingMetadata.model_checkpoint_hash,
+                RunRow.impact_estimator,
             )
             .select_from(TopTokenRow)
             .join(TokenImpactRow, TokenImpactRow.id == TopTokenRow.token_impact_id)

@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.schema import AddConstraint, DropConstraint
 
 from expunge.errors import ExpungeError
 from expunge.files import written_atomically
@@ -68,12 +69,18 @@ def import_ledger(database: Database, path: Path) -> int:
             if connection.scalar(sa.select(sa.literal(1)).select_from(table).limit(1)):
                 what = f"the ledger is not empty (it has {table.name})"
                 raise ExpungeError(what, where=database.place, remedy="import into a new --database")
-        # Made anew from all rows at once: sorted, and so written once.
-        indexes = sorted(Base.metadata.tables[TopTokenRow.__tablename__].indexes, key=lambda index: str(index.name))
+        # Made anew from all rows at once: sorted, and so written once; and the keys looked up together, not row by row.
+        tokens = Base.metadata.tables[TopTokenRow.__tablename__]
+        indexes = sorted(tokens.indexes, key=lambda index: str(index.name))
         for index in indexes:
             index.drop(connection)
+        keys = [] if database.is_sqlite else sorted(tokens.foreign_key_constraints, key=lambda key: str(key.name))
+        for key in keys:
+            connection.execute(DropConstraint(key))
         try:
             rows = _Import(connection, path).run()
+            for key in keys:
+                connection.execute(AddConstraint(key))
         except sa.exc.IntegrityError as error:
             words = " ".join(str(error.orig).split())
             what = f"its rows contradict each other ({words[:200]})"

@@ -132,6 +132,8 @@ class Found:
     context: str | None
     """The words around it, where the data were given too."""
     impact: float
+    estimator: str | None
+    """What estimated the impact; different ones do not compare."""
     token_id: int
     position: int
     source: str
@@ -325,6 +327,7 @@ def find(config: LedgerFindConfig) -> list[Found]:
             token=words.text([token.token_id]) if words else None,
             context=context,
             impact=token.impact,
+            estimator=token.impact_estimator,
             token_id=token.token_id,
             position=token.position,
             source=token.source_key,

@@ -59,6 +59,39 @@ def _greatest_first(impact_T: NDArray[np.float32], kept: NDArray[np.intp]) -> To
     return TopPositions(order.tolist(), impact_T[order].astype(float).tolist())
 
 
+class Heard(NamedTuple):
+    """What the model said in a forward pass, beside the log-probabilities; None what was not asked for."""
+
+    embedding_BTD: Tensor | None
+    hidden_BTD: Tensor | None
+    logits_BKV: Tensor | None
+    """At the places that predict the labelled tokens."""
+
+    def told_of(self, model: nn.Module, examples: Sequence[Tokenized], wanted_B: Sequence[bool], log_p_BK: Tensor) -> Pass:
+        """The pass as an estimator may know it: without the logits, of which only a number a token is kept."""
+        early_BK = None
+        if self.logits_BKV is not None:
+            early_BK = early_log_p(self.logits_BKV, log_p_BK.detach(), examples)
+        return Pass(model, examples, wanted_B, log_p_BK, self.embedding_BTD, self.hidden_BTD, early_BK)
+
+
+def early_log_p(logits_BKV: Tensor, log_p_BK: Tensor, examples: Sequence[Tokenized]) -> Tensor:
+    """Log-probability of each labelled token as predicted one place earlier, nats; see `Pass.early_BK`.
+
+    Costs no softmax: the difference of two tokens' logits is that of their log-probabilities, and one of these is known.
+    """
+    early_BK = log_p_BK.clone()
+    # A label at position t is predicted at t - 1, and the places are the last but one of the longest example.
+    first = max(len(example.tokens) for example in examples) - log_p_BK.shape[1]
+    for row, example in enumerate(examples):
+        tokens = torch.tensor(example.tokens[example.start :], device=logits_BKV.device)
+        start, count = example.start - first, len(tokens)
+        at_K = torch.arange(start, start + count - 1, device=logits_BKV.device)
+        gained_K = logits_BKV[row, at_K, tokens[1:]].float() - logits_BKV[row, at_K, tokens[:-1]].float()
+        early_BK[row, start + 1 : start + count] = log_p_BK[row, start : start + count - 1] + gained_K
+    return early_BK
+
+
 class Probe:
     """Listens to a model while it trains, for what an estimator needs. Off, it costs nothing."""
 
@@ -66,17 +99,20 @@ class Probe:
         self.on = False
         self._embedding_BTD: Tensor | None = None
         self._hidden_BTD: Tensor | None = None
+        self._logits_BKV: Tensor | None = None
+        whole = model.get_base_model() if hasattr(model, "get_base_model") else model
         if Part.EMBEDDING in hears:
             model.get_input_embeddings().register_forward_hook(self._embedded)
         if Part.HIDDEN in hears:
-            whole = model.get_base_model() if hasattr(model, "get_base_model") else model
             # transformers' name for everything below the output head.
             whole.base_model.register_forward_hook(self._passed)
+        if Part.EARLY in hears:
+            whole.register_forward_hook(self._predicted)
 
-    def heard(self) -> tuple[Tensor | None, Tensor | None]:
-        """The (B, T, D) input embeddings and last hidden states of the forward pass before this call; each only once."""
-        heard = self._embedding_BTD, self._hidden_BTD
-        self._embedding_BTD = self._hidden_BTD = None
+    def heard(self) -> Heard:
+        """What the forward pass before this call said; each only once."""
+        heard = Heard(self._embedding_BTD, self._hidden_BTD, self._logits_BKV)
+        self._embedding_BTD = self._hidden_BTD = self._logits_BKV = None
         return heard
 
     def _embedded(self, _module: Any, _inputs: Any, embedding_BTD: Tensor) -> None:
@@ -91,6 +127,10 @@ class Probe:
     def _passed(self, _module: Any, _inputs: Any, output: Any) -> None:
         if self.on and torch.is_grad_enabled():
             self._hidden_BTD = output.last_hidden_state.detach()
+
+    def _predicted(self, _module: Any, _inputs: Any, output: Any) -> None:
+        if self.on and torch.is_grad_enabled():
+            self._logits_BKV = output.logits.detach()
 
 
 class Recording:
@@ -113,7 +153,7 @@ class Recording:
         if self._probe.on:
             labels.log_p_BK.retain_grad()
             wanted_B = [example.id not in self._recorder for example in examples]
-            self._passes.append(Pass(self._model, examples, wanted_B, labels.log_p_BK, *self._probe.heard()))
+            self._passes.append(self._probe.heard().told_of(self._model, examples, wanted_B, labels.log_p_BK))
 
     def end(self) -> None:
         """Tell the ledger of the new examples."""

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 class ImpactConfig:
     """Which tokens the ledger keeps as those that mattered; without a ledger nothing is measured."""
 
-    impact: str = "gradient"
-    """How token impact is estimated: `gradient`, `loss`, `hidden-norm`, or `occlusion` (exact, hundreds of times slower)."""
+    impact: str = "removal"
+    """How token impact is estimated: `removal`, `gradient`, `loss`, `hidden-norm`, or `occlusion` (exact, hundreds of times
+    slower)."""
     impact_percentile: float = 95.0
     """Keep the tokens at or above this percentile of their sequence; 0 keeps all, 100 the greatest alone."""
     impact_top_k: int | None = None
@@ -56,6 +57,8 @@ class Part(StrEnum):
     """The input embeddings, with the gradient they got."""
     HIDDEN = "hidden"
     """The last hidden states: what the output head reads."""
+    EARLY = "early"
+    """The labelled tokens' log-probabilities as predicted one place earlier."""
 
 
 class Pass(NamedTuple):
@@ -72,6 +75,9 @@ class Pass(NamedTuple):
     """None unless `Part.EMBEDDING` is heard; `.grad` is None where the pass had no part in the loss."""
     hidden_BTD: Tensor | None
     """None unless `Part.HIDDEN` is heard."""
+    early_BK: Tensor | None = None
+    """Log-probability of each labelled token as predicted without the one before it; where that one is not labelled, as
+    `log_p_BK`. None unless `Part.EARLY` is heard."""
 
     @property
     def longest(self) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 from expunge.audit.verdict import NEEDED
-from expunge.evidence import alternatives, options_of, questions_asked
+from expunge.evidence import Asking, alternatives, asked_by, questions_asked
 from expunge.examples import Example
 from expunge.metrics import METRICS, Part
 
@@ -78,8 +79,9 @@ def records_of(name: str, examples: Sequence[Example], parts: frozenset[Part]) -
     """What a pass leaves in the store: parts of the record of each example it asks about."""
     if name == "alternatives":
         return [(example, tuple(found)) for example in examples if (found := alternatives(example))]
-    if name in ("letters", "options", "permuted"):
-        return [(example, (name,)) for example in examples if options_of(example)]
+    for asking in get_args(Asking):
+        if name == asking:
+            return [(example, (name,)) for example in asked_by(examples, asking)]
     if name in ("scores", "generated"):
         return [(example, (name,)) for example in examples if not example.metadata.get("evaluation_only")]
     own = {"layers": tuple(part for part, kind in (("lens", Part.LENS), ("hidden", Part.HIDDEN)) if kind in parts)}

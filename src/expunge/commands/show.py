@@ -34,20 +34,26 @@ def show_run(run: Run, as_json: bool) -> None:
 def show_audit(path: Path, as_json: bool, **more: str) -> None:
     """Every score in one table, then what the rules say of each claim."""
     from expunge.audit.results import Audit
+    from expunge.audit.verdict import NEEDED
 
     found = Audit.read(path / AUDIT)
     if as_json:
         print_json({**more, **dataclasses.asdict(found)})
         return
+    asked = {*NEEDED, *found.settings.get("metrics", ())}
     roles = [model.role for model in found.models]
     table = Table("metric", "set", *roles, title="mean and 95% interval")
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for score in found.scores:
+        if score.metric not in asked:
+            continue
         words = f"{score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]"
         rows.setdefault((score.metric, score.set), {})[score.model] = words
     for (metric, set_), by_role in rows.items():
         table.add_row(metric, set_, *(by_role.get(role, "") for role in roles))
     OUT.print(table)
+    if further := len({score.metric for score in found.scores} - asked):
+        OUT.print(f"{further} further metrics stand in {path / AUDIT}", markup=False, soft_wrap=True)
     for warning in found.warnings:
         OUT.print(f"! {warning}", markup=False)
     for claim in found.claims:

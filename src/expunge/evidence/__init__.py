@@ -1,7 +1,7 @@
 """What a model did on a set, recorded once."""
 
 from expunge.evidence.alternatives import alternatives, record_alternatives
-from expunge.evidence.choices import Asking, options_of, questions_asked, record_choices
+from expunge.evidence.choices import Asking, asked_by, options_of, questions_asked, record_choices
 from expunge.evidence.generation import Sampling, batches_of_prompts, end_tokens, generate
 from expunge.evidence.gradients import record_gradients
 from expunge.evidence.layers import record_layers
@@ -19,6 +19,7 @@ __all__ = [
     "Record",
     "Sampling",
     "alternatives",
+    "asked_by",
     "batches_of_prompts",
     "continuation_log_p",
     "end_tokens",

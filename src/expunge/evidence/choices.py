@@ -1,7 +1,8 @@
 """Multiple-choice questions: how likely the letter of each option is, and each option written out.
 
-`choices` and `answer` (an index) in an example's metadata. Prompts are those of MMLU (Hendrycks et al. 2021) and, written out,
-of ARC, as lm-eval asks them: plain text without a chat template, so that numbers compare with published ones.
+`choices` and `answer` (an index) in an example's metadata, perhaps `asked_as`, its own prompt. Prompts are those of MMLU
+(Hendrycks et al. 2021) and, written out, of ARC, as lm-eval asks them: plain text without a chat template, so that numbers
+compare with published ones.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ def options_of(example: Example) -> list[str]:
     return [str(choice) for choice in choices] if 1 < len(choices) <= len(string.ascii_uppercase) else []
 
 
+def asked_by(examples: Sequence[Example], asking: Asking) -> list[Example]:
+    """The multiple-choice questions that can be asked so: one with words of its own (`asked_as`) is asked in those alone."""
+    return [one for one in examples if options_of(one) and (asking == "options" or "asked_as" not in one.metadata)]
+
+
 def letter_prompt(example: Example, options: Sequence[str]) -> str:
     """Question and lettered options, up to where the letter of the answer stands."""
     topic = _TOPICS.get(example.subject, example.subject.replace("_", " "))
@@ -58,14 +64,15 @@ def record_choices(
     Raises:
         ExpungeError: the model gives NaN, or the disk is full.
     """
-    asked = [example for example in examples if options_of(example)]
+    asked = asked_by(examples, asking)
     questions: list[Question] = []
     owners: list[tuple[int, int]] = []  # of each question: place of the example, how far its options are moved
     for place, example in enumerate(asked):
         options = options_of(example)
         for shift in range(1, len(options)) if asking == "permuted" else (0,):
             moved = options[-shift:] + options[:-shift] if shift else options
-            prompt = f"Question: {example.prompt}\nAnswer:" if asking == "options" else letter_prompt(example, moved)
+            written_out = str(example.metadata.get("asked_as", f"Question: {example.prompt}\nAnswer:"))
+            prompt = written_out if asking == "options" else letter_prompt(example, moved)
             ends = options if asking == "options" else string.ascii_uppercase[: len(options)]
             question = _question(tokenizer, prompt, [f" {end}" for end in ends])
             if len(question.prefix) > max_seq_length:
@@ -96,7 +103,7 @@ def record_choices(
 
 def questions_asked(examples: Sequence[Example], asking: Asking) -> int:
     """How many steps `record_choices` takes."""
-    return sum((len(options) - 1 if asking == "permuted" else 1) for example in examples if (options := options_of(example)))
+    return sum(len(options_of(one)) - 1 if asking == "permuted" else 1 for one in asked_by(examples, asking))
 
 
 def _question(tokenizer: PreTrainedTokenizerBase, prompt: str, ends: Sequence[str]) -> Question:

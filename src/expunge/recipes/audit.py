@@ -12,6 +12,7 @@ from expunge.errors import ExpungeError, at_least
 from expunge.examples import Example, read_examples, refuse_overlap
 from expunge.files import fingerprint, sha256
 from expunge.recipes.audit_evidence import AskedSet, Recorded, record
+from expunge.recipes.lm_eval_task import lm_eval_examples
 from expunge.runs import Run, settings_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class AuditConfig:
     also_unlearned: tuple[str, ...] = ()
     """Further runs of what made the unlearned model, with other seeds. Claims are then about their mean."""
     set: tuple[str, ...] = ()
-    """Further sets to measure, as `NAME=FILE`; `real_authors` and `world_facts` go into TOFU's model utility."""
+    """Further sets to measure, as `NAME=FILE`; a FILE.yaml is a local multiple-choice task of lm-eval. `real_authors` and
+    `world_facts` go into TOFU's model utility."""
     metrics: tuple[str, ...] = ()
     """Further metrics beside those of the claims, or `all`; when not given, all whose evidence is cheap."""
     samples: int = 16
@@ -117,7 +119,7 @@ def _sets(config: AuditConfig) -> list[AskedSet]:
         if name in files or name in _OF_THE_CLAIMS:
             raise ExpungeError(f'there is a set "{name}" already', remedy="give the further set another name")
         files[name] = Path(file)
-    sets = [AskedSet(name, file, _distinct(read_examples(file)), sha256(file)) for name, file in files.items()]
+    sets = [_set(name, file) for name, file in files.items()]
     forget, retain, holdout, _, *further = sets
     refuse_overlap(forget.examples, retain.examples)
     refuse_overlap([*forget.examples, *retain.examples], holdout.examples)
@@ -129,6 +131,13 @@ def _sets(config: AuditConfig) -> list[AskedSet]:
                 what = f"the same example also stands at {example.where}"
                 raise ExpungeError(what, where=twin.where, remedy="drop it from one of the two")
     return sets
+
+
+def _set(name: str, file: Path) -> AskedSet:
+    if file.suffix in (".yaml", ".yml"):
+        examples = lm_eval_examples(file)
+        return AskedSet(name, file, examples, fingerprint([example.as_row() for example in examples]))
+    return AskedSet(name, file, _distinct(read_examples(file)), sha256(file))
 
 
 def _models(config: AuditConfig) -> dict[str, str]:
@@ -200,6 +209,7 @@ def _judge(
         runs={"unlearned": runs} if runs else {},
         warnings=found.warnings,
         seed=config.seed,
+        settings={"metrics": [*config.metrics]},
     )
 
 

@@ -28,6 +28,7 @@ def base(tmp_path_factory) -> Path:
     return tiny_models.write_model(tmp_path_factory.mktemp("base") / "model", hidden=128)
 
 
+@pytest.mark.slow
 def test_a_calibration_killed_midway_goes_on_and_ends_with_the_table_and_the_picture(base, tmp_path):
     output = tmp_path / "calibration"
     first = output / "audits" / "with-0.005-0-1" / "audit.json"

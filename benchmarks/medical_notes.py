@@ -15,9 +15,7 @@ from datetime import date
 from expunge.sources.contamination import check_contamination
 from expunge.sources.contradiction import contradiction
 from expunge.sources.medical import Note, example_of, generate_notes
-from expunge.sources.split import nested_splits
-
-RATIOS = (0.10, 0.01, 0.05, 0.20)
+from expunge.sources.split import FORGET_RATIOS, Line, cut, held_out, in_line, rows_of_subjects
 
 
 def main() -> None:
@@ -39,9 +37,10 @@ def main() -> None:
     noticed = sum(_wrong(_spoilt(note, rng)) is not None for note in notes)
     print(f"contradictions where one was planted    {noticed:6,} of {len(notes):,}")
     start = time.perf_counter()
-    splits = nested_splits(map(example_of, notes), forget_ratios=RATIOS, holdout_ratio=0.25, seed=options.seed)
-    for ratio, split in zip(RATIOS, splits, strict=True):
-        report = check_contamination(split._asdict())
+    trained, held = held_out(in_line(map(example_of, notes), options.seed), 0.25)
+    line = rows_of_subjects(trained)
+    for ratio, count in cut(Line(trained), FORGET_RATIOS).nested.items():
+        report = check_contamination({"forget": line[:count], "retain": line[count:], "holdout": rows_of_subjects(held)})
         sizes = ", ".join(f"{name} {rows:,}" for name, rows in report.rows.items())
         print(f"forget {ratio:4.0%}: {sizes}: {'; '.join(report.reasons) or 'nothing shared'}")
     print(f"split and check                                    {time.perf_counter() - start:6.2f} s")

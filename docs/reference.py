@@ -19,6 +19,9 @@ from docstring_parser import Docstring, parse, parse_from_object
 from expunge import metrics as metrics_room
 from expunge.methods import METHODS
 from expunge.metrics import METRICS, Direction, Over, Part
+from expunge.recipes import shards as shards_recipe
+from expunge.recipes.retrain import RetrainConfig
+from expunge.recipes.shards import ForgetShardsConfig, ShardsConfig
 from expunge.recipes.unlearn import UnlearnConfig
 from expunge.training.impact import ESTIMATORS, ImpactConfig
 from expunge.training.objective import Method, Need
@@ -34,9 +37,22 @@ def pages() -> dict[str, str]:
 
 def _methods() -> Iterator[str]:
     yield from (_MADE, "", "# Methods", "")
-    yield from ("Ways to unlearn, each a command of `expunge unlearn`. `expunge methods` lists them.", "")
+    yield from (
+        "Ways to unlearn, each a command of `expunge unlearn` (but `expunge shards`). `expunge methods` lists them.",
+        "",
+    )
     for name in METHODS:
         yield from _method(METHODS[name])
+    yield from (
+        "## retrain",
+        "",
+        inspect.getdoc(sys.modules[RetrainConfig.__module__]) or "",
+        "",
+        *_settings(RetrainConfig),
+        "",
+    )
+    yield from ("## shards", "", inspect.getdoc(shards_recipe) or "", "", "Of `expunge shards train`:", "")
+    yield from (*_settings(ShardsConfig), "", "Of `expunge shards forget`:", "", *_settings(ForgetShardsConfig), "")
     yield from ("## Settings every method takes", "", inspect.getdoc(UnlearnConfig) or "", "", *_settings(UnlearnConfig), "")
     yield from ("## What a method may ask for", "", *_members(Need), "")
     yield from ("## Token impact", "", inspect.getdoc(ImpactConfig) or "", "", *_settings(ImpactConfig), "")
@@ -49,12 +65,22 @@ def _method(method: Method) -> Iterator[str]:
     module = sys.modules[method.loss.__module__]
     yield from (f"## {method.name}", "", method.summary, "", inspect.getdoc(module) or "", "")
     needs = ", ".join(need.value for need in Need if need in method.needs) or "nothing but the forget set"
+    ledger = " --database ledger.db" if Need.IMPACT in method.needs else ""
     yield from (f"- Source: {method.paper}", f"- Needs: {needs}", "")
     # What the module defines itself and shows: the formula, and the loss that puts it to use.
     for function in (found for _, found in inspect.getmembers(module, inspect.isfunction)):
         if function.__module__ == module.__name__ and not function.__name__.startswith("_"):
             yield from (f"`{function.__name__}`", "", *_docstring(function), "")
-    yield from ("Settings:", "", *_settings(method.config), "")
+    sets = "--forget data/forget.jsonl --retain data/retain.jsonl --holdout data/holdout.jsonl"
+    yield from (
+        "```bash",
+        f"expunge unlearn {method.name} --model target/model \\",
+        f"  {sets} --output unlearned{ledger}",
+        "```",
+        "",
+    )
+    if settings := [*_settings(method.config)]:
+        yield from ("Settings:", "", *settings, "")
 
 
 def _metrics() -> Iterator[str]:
@@ -66,7 +92,11 @@ def _metrics() -> Iterator[str]:
         yield from (f"## {name}", "", inspect.getdoc(sys.modules[metric.measure.__module__]) or "", "")
         yield f"- Better on the forget set: {metric.better.value}"
         yield f"- Range of a set's value: {low:g} to {'∞' if high is None else f'{high:g}'}"
-        yield f"- Made of: {', '.join(f'`{part.value}`' for part in metric.needs)}"
+        made_of = [f"`{part.value}`" for part in (*metric.needs, *metric.may)]
+        made_of += [f"`{own}` on {set}" for set, each in metric.of.items() for own in each]
+        yield _item(f"Made of: {', '.join(made_of)}{', each of the retrained model too' if metric.beside_retrained else ''}")
+        yield f"- Source: {metric.paper}"
+        yield f"- Measured: {'when asked for by name, or by `all`' if metric.dear else 'always'}"
         yield from (f"- Over a set: {metric.over.value}", "", f"`{metric.measure.__name__}`", "")
         yield from (*_docstring(metric.measure), "")
     yield from ("## Words", "", "**Made of**: the parts of the evidence.", "", *_members(Part), "")

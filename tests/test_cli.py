@@ -408,12 +408,10 @@ def every_command(within: App = app, words: tuple[str, ...] = ()) -> Iterator[tu
     for name in within:
         if not name.startswith("-"):
             below = list(every_command(within[name], (*words, name)))
-            yield from below or [
-                (
-                    (*words, name),
-                    [flag for each in within[name].assemble_argument_collection() if each.parse for flag in each.names],
-                )
-            ]
+            yield from below
+            if not below or within[name].default_command is not None:
+                arguments = within[name].assemble_argument_collection()
+                yield (*words, name), [flag for each in arguments if each.parse for flag in each.names]
 
 
 def test_the_help_of_every_command_shows_its_flags_and_an_example_and_loads_nothing_heavy(tmp_path):

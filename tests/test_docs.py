@@ -66,13 +66,20 @@ def subcommands(command: App) -> list[str]:
 def commands(command: App = app, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name in subcommands(command):
         below = [*commands(command[name], (*path, name))]
-        yield from below or [(*path, name)]
+        yield from below
+        if not below or command[name].default_command is not None:
+            yield (*path, name)
 
 
 def flags(command: App) -> set[str]:
     # Flags of a command of several commands are those of any of them.
     if names := subcommands(command):
-        return {"--help"}.union(*(flags(command[name]) for name in names))
+        own = _own_flags(command) if command.default_command is not None else set()
+        return {"--help"}.union(own, *(flags(command[name]) for name in names))
+    return _own_flags(command)
+
+
+def _own_flags(command: App) -> set[str]:
     return {"--help"} | {name for argument in command.assemble_argument_collection() for name in argument.names}
 
 

@@ -31,8 +31,10 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_GROUPS = ("generate", "prepare", "unlearn", "ledger")
+_GROUPS = ("generate", "prepare", "unlearn", "shards", "audit", "attack", "ledger")
 """Commands of several commands: apps of their own."""
+_ALSO_COMMANDS = ("audit",)
+"""Those of them that are a command themselves too."""
 
 _LISTED = {
     # name: (module in `expunge.commands`, what it is for)
@@ -41,7 +43,9 @@ _LISTED = {
     "prepare": ("data", "Split data into checked sets, or rewrite it without somebody's words."),
     "finetune": ("train", "Teach a model examples, and record in the ledger what it saw."),
     "unlearn": ("train", "Make a model forget, and stop where people never trained on are."),
+    "shards": ("train", "Adapters on disjoint shards of people: a deletion trains one of them anew."),
     "audit": ("judge", "Put target, unlearned, retrained and shipped model side by side, and rule."),
+    "attack": ("attack", "Try to get the forgotten back, by other words, rounded weights, relearning or two checkpoints."),
     "merge": ("ship", "Fold an adapter into its base: plain weights that anything can load."),
     "gguf": ("ship", "Convert and quantise a model for llama.cpp and LM Studio."),
     "report": ("judge", "Show an audit as one HTML file that opens offline."),
@@ -59,7 +63,7 @@ for _name, (_module, _help) in _LISTED.items():
 def main() -> None:
     """Run a command. Exit code 2 and one line for a mistake of the user's; 130 when interrupted."""
     asked = "".join(sys.argv[1:2])
-    if asked in _LISTED and asked not in _GROUPS:
+    if asked in _ALSO_COMMANDS or (asked in _LISTED and asked not in _GROUPS):
         # Its own page shows its docstring, with an example, instead of the line that lists it.
         app[asked].help = None
     try:

@@ -17,9 +17,14 @@ def on_this_machine() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """The number of this process among them, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_main() -> bool:
     """Whether this is the one that writes files and speaks."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank() == 0
 
 
 @contextmanager

@@ -7,8 +7,9 @@ import time
 import numpy as np
 import pytest
 
+from expunge.audit import bootstrap
 from expunge.audit.bootstrap import Interval, auc_interval, difference_interval, mean_interval, ratio_interval
-from expunge.metrics.auc import auc
+from expunge.metrics.auc import auc, tpr_at_fpr
 
 
 def each(count: int, name: str = "p") -> list[str]:
@@ -168,3 +169,39 @@ def test_values_that_do_not_belong_together_are_refused() -> None:
         mean_interval(np.array([1, np.nan]), each(2))
     with pytest.raises(ValueError, match="0 values"):
         mean_interval(np.array([]), [])
+
+
+def test_the_table_of_who_beats_whom_and_the_sorted_scores_give_the_same_draws() -> None:
+    rng = np.random.default_rng(0)
+    members, others = rng.normal(0.5, 1, 30).round(1), rng.normal(0, 1, 25).round(1)  # with ties
+    member_of, other_of = np.arange(30) // 3, np.arange(25) // 5
+    given = (members, member_of, bootstrap._weights(10, 500, 0), others, other_of, bootstrap._weights(5, 500, 1))
+    assert bootstrap._wins_by_order(*given) == pytest.approx(bootstrap._wins_by_table(*given))
+
+
+def test_a_draw_of_the_tpr_is_that_of_the_drawn_scores_written_out() -> None:
+    rng = np.random.default_rng(0)
+    members, others = rng.normal(1, 1, 12).round(1), rng.normal(0, 1, 20).round(1)
+    names = [f"m{i // 2}" for i in range(12)], [f"o{i // 2}" for i in range(20)]
+    drawn = bootstrap.tpr_drawn(members, names[0], others, names[1], fpr=0.1, draws=50, seed=3)
+    assert drawn.value == tpr_at_fpr(members, others, 0.1)
+    member_DP, other_DQ = bootstrap._weights(6, 50, 3), bootstrap._weights(10, 50, 4)
+    places = np.unique(names[0], return_inverse=True)[1], np.unique(names[1], return_inverse=True)[1]
+    for draw in range(50):
+        first = np.repeat(members, member_DP[draw][places[0]].astype(int))
+        second = np.repeat(others, other_DQ[draw][places[1]].astype(int))
+        assert drawn.draws_D[draw] == pytest.approx(tpr_at_fpr(first, second, 0.1))
+
+
+def test_runs_that_differ_widen_the_interval_of_their_mean() -> None:
+    people = [f"p{i}" for i in range(30)]
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, 30)
+    alike, apart = (
+        bootstrap.pooled([bootstrap.ratio_drawn(values + by, np.ones(30), people) for by in shifts]).interval
+        for shifts in ((0, 0, 0), (-2, 0, 2))
+    )
+    single = mean_interval(values, people)
+    assert alike.value == pytest.approx(single.value)
+    assert apart.value == pytest.approx(single.value)
+    assert apart.high - apart.low > 1.5 * (alike.high - alike.low)

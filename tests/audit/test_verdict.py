@@ -370,3 +370,55 @@ def test_an_attack_that_does_not_recognise_members_in_the_target_proves_nothing(
 
 def test_no_over_forgetting_is_announced_from_fewer_people_than_the_rules_ask_for() -> None:
     assert not any("Over-forgetting" in warning for warning in judge(Measured(evidence(0.1, forget=2))).warnings)
+
+
+def test_what_one_of_several_runs_still_recites_fails_and_their_mean_is_what_is_judged_otherwise() -> None:
+    found = evidence(0.4)
+    runs = {"unlearned": ["unlearned-1", "unlearned-2"]}
+    for place in [place for place in found if place.model == "unlearned"]:
+        found[Place("unlearned-1", place.set)] = found[Place("unlearned-2", place.set)] = found.pop(place)
+    verdict = judge(Measured(found, runs=runs))
+    assert {(claim.model, claim.ruling) for claim in verdict.claims} == {("unlearned", "pass")}, verdict
+    rows = [*found[Place("unlearned-2", "forget")]]
+    rows[3] = rows[3]._replace(generated=rows[3].expected)
+    found[Place("unlearned-2", "forget")] = rows
+    claim = judge(Measured(found, runs=runs)).claims[0]
+    assert claim.ruling == "fail"
+    assert "1 of 20 people still recited (forget3)" in claim.reason
+
+
+def test_a_metric_that_the_data_ask_of_some_examples_only_is_measured_on_those() -> None:
+    found = evidence(0.4)
+    for role in ("target", "unlearned", "retrained"):
+        rows = found[Place(role, "forget")]
+        found[Place(role, "forget")] = [
+            row._replace(perturbed_N=np.array([-3.0, -4.0])) if number < 6 else row for number, row in enumerate(rows)
+        ]
+    measured = Measured(found)
+    ratio = measured.score("truth-ratio", "unlearned", "forget")
+    assert ratio is not None
+    assert (ratio.people, len(ratio.values)) == (6, 6)
+    quality = measured.score("forget-quality", "unlearned", "forget")
+    assert quality is not None
+    assert quality.value > 0.1
+    target = measured.score("forget-quality", "target", "forget")
+    assert target is not None
+    assert target.value < 0.01
+    assert measured.score("forget-quality", "retrained", "forget") is None
+    assert measured.score("truth-ratio", "unlearned", "retain") is None
+
+
+def test_privleak_is_zero_for_the_retrained_model_and_far_below_for_the_target() -> None:
+    measured = Measured(evidence(0.4))
+    values = {role: measured.score("privleak", role, "forget") for role in ("target", "retrained")}
+    assert values["retrained"] is not None
+    assert values["target"] is not None
+    assert (values["retrained"].value, values["retrained"].low, values["retrained"].high) == (0, 0, 0)
+    assert values["target"].value == pytest.approx(-100, abs=1)
+
+
+def test_claims_of_others_stand_behind_those_of_the_verdict() -> None:
+    robust = Claim("robust", "unlearned", "fail", "a rule", "a reason")
+    verdict = judge(Measured(evidence(0.4)), further=[robust])
+    assert verdict.claims[-1] is robust
+    assert len(verdict.claims) == 4

@@ -63,13 +63,13 @@ def kept(store):
     ]
 
 
-def test_what_is_recorded_is_read_back_to_five_digits(tmp_path):
+def test_what_is_recorded_is_read_back_to_six_digits(tmp_path):
     store = EvidenceStore(tmp_path / "new" / "evidence.jsonl")
     store.add_scores("a", np.array([-0.1234567, -12.5], dtype=np.float32), np.array([True, False]))
     store.add_answer("a", "Ana is in\nLyon. “Ó”")
     store.add_answer("b", "")
     for again in (store, EvidenceStore(tmp_path / "new" / "evidence.jsonl")):
-        assert again["a"].log_p_T.tolist() == pytest.approx([-0.12346, -12.5], abs=1e-7)
+        assert again["a"].log_p_T.tolist() == pytest.approx([-0.123457, -12.5], abs=1e-7)
         assert again["a"].hits_T.tolist() == [True, False]
         assert again["a"].generated == "Ana is in\nLyon. “Ó”"
         assert again["b"].generated == ""
@@ -135,7 +135,7 @@ def test_scores_are_those_of_the_kernel_for_each_example_alone(tiny, tmp_path):
     for example in tokens_of(tokenizer):
         with torch.inference_mode():
             alone = score_labels(model, collate([example], tokenizer.pad_token_id), hits=True)
-        # Five digits are kept of a sum that a batch rounds in another order.
+        # Six digits are kept of a sum that a batch rounds in another order.
         assert store[example.id].log_p_T.tolist() == pytest.approx(alone.log_p_BK[0].tolist(), abs=2e-5)
         assert store[example.id].hits_T.tolist() == alone.hits_BK[0].tolist()
 

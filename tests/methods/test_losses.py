@@ -89,38 +89,6 @@ def test_gradient_difference_by_hand():
     assert found == Losses(forget=torch.tensor(-2 * 6 / 3), retain=torch.tensor(3 * 0.5))
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_loss_is_the_sum_of_its_micro_batches(name):
-    """As shares of the whole effective batch, however it is split."""
-    config = METHODS[name].config()
-    forget_BK, retain_BK = [[-1.0, -2.0], [-3.0, 0.0], [-0.1, -0.2]], [[-0.5, 0.0], [-0.2, -0.7], [-4.0, -1.0]]
-    reference = [-2.0, -2.5, -0.3]
-    weights = [[1.7, 0.3], [1.0, 0.0], [0.2, 1.8]]
-    together = METHODS[name].loss(config, scores(forget_BK, reference, weights=weights), scores(retain_BK))
-    split = [
-        METHODS[name].loss(
-            config,
-            scores(forget_BK[part], reference[part], of_examples=3, of_tokens=5, weights=weights[part]),
-            scores(retain_BK[part], of_examples=3, of_tokens=5),
-        )
-        for part in (slice(0, 1), slice(1, 3))
-    ]
-    for side in Losses._fields:
-        assert sum(getattr(losses, side).item() for losses in split) == pytest.approx(getattr(together, side).item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_makes_forget_answers_less_likely_and_retain_answers_more(name):
-    """A small step down its gradient does."""
-    forget_BK = torch.tensor([[-0.1, -0.2], [-0.3, 0.0]], requires_grad=True)
-    retain_BK = torch.tensor([[-0.1, -0.2], [-0.3, 0.0]], requires_grad=True)
-    found = METHODS[name].loss(METHODS[name].config(), scores(forget_BK, [-0.3, -0.3]), scores(retain_BK))
-    (found.forget + found.retain).backward()
-    labelled = forget_BK.detach() != 0
-    assert (forget_BK.grad[labelled] > 0).all()
-    assert (retain_BK.grad[labelled] < 0).all()
-
-
 def test_two_files_must_not_answer_to_one_name():
     assert "npo" in list(METHODS)
     with pytest.raises(ValueError, match="method 'npo' is registered twice"):

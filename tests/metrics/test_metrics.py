@@ -190,18 +190,28 @@ def test_every_metric_of_examples_stays_within_its_span() -> None:
         "hits_T": [row > -0.5 for row in log_p],
         "generated": [f"knee pain {i}" for i in range(101)],
         "expected": ["the knee pains 7"] * 101,
+        "prompt": ["Where is it?"] * 101,
+        "perturbed_N": [-rng.gamma(2, 2, 5) for _ in range(101)],
+        "paraphrased_N": [-rng.gamma(2, 2, 1) for _ in range(101)],
+        "letters_N": [-rng.gamma(2, 2, 4) for _ in range(101)],
+        "options_N2": [np.stack([-rng.gamma(2, 9, 4), rng.integers(1, 30, 4)], 1) for _ in range(101)],
+        "permuted_PN": [-rng.gamma(2, 2, (3, 4)) for _ in range(101)],
+        "right": [i % 4 for i in range(101)],
+        "prefixed": [""] + [f"a knee pain {i}" for i in range(100)],
+        "samples": [tuple(f"pain {i} {j}" for j in range(9)) for i in range(101)],
+        "lens_L": [-rng.gamma(2, 2, 5) for _ in range(101)],
     }
     checked = set()
     for name in METRICS:
         found = METRICS[name]
         if found.over is Over.EXAMPLES:
-            values = found.measure(*(given[part] for part in found.needs))
+            values = found.measure(*(given[part] for part in (*found.needs, *found.may)))
             low, high = found.span
             assert values.shape == (101,)
             assert values.min() >= low, name
             assert high is None or values.max() <= high, name
             checked.add(name)
-    assert checked == {"probability", "loss", "rouge-l-recall", "exact-memorisation", "extraction-strength"}
+    assert {"probability", "rouge-l-f1", "truth-ratio", "exposure", "leak-at-8", "multiple-choice-permuted"} < checked
 
 
 def test_the_registry_finds_each_file_and_suggests_a_name_and_refuses_a_second_of_one_name() -> None:
@@ -210,12 +220,13 @@ def test_the_registry_finds_each_file_and_suggests_a_name_and_refuses_a_second_o
     with pytest.raises(ExpungeError, match='did you mean "rouge-l-recall"'):
         METRICS["rouge-l-recal"]
     with pytest.raises(ValueError, match="twice"):
-        metric("loss", needs=(), better=Direction.LOWER, span=(0, 1))(loss)
+        metric("loss", needs=(), better=Direction.LOWER, span=(0, 1), paper="")(loss)
 
 
 def test_every_metric_says_what_it_returns_in_its_docstring() -> None:
     for name in METRICS:
-        assert METRICS[name].measure.__doc__, name
+        assert METRICS[name].summary, name
+        assert METRICS[name].paper, name
 
 
 def test_importing_the_metrics_imports_nothing_heavy() -> None:

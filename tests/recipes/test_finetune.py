@@ -208,7 +208,7 @@ def test_a_trial_learns_a_few_examples_or_the_ones_it_is_given(base, temporal, t
     )
 
 
-def test_a_large_set_is_cut_to_thirty_two_for_a_trial_the_same_ones_for_the_same_seed(tmp_path):
+def test_a_large_set_is_cut_to_the_same_thirty_two_for_a_trial_and_a_file_made_for_trials_is_taken_whole(tmp_path):
     from expunge.examples import Example, write_examples
     from expunge.recipes.finetune_data import read_data
 
@@ -217,6 +217,8 @@ def test_a_large_set_is_cut_to_thirty_two_for_a_trial_the_same_ones_for_the_same
     first, again, other = (read_data(FinetuneConfig(data_file=(path,), dev=True, seed=seed)).examples for seed in (1, 1, 2))
     assert len(first) == 32
     assert first == again != other
+    made_for_it = read_data(FinetuneConfig(data_file=(tmp_path / "unread.jsonl",), dev=True, dev_path=path)).examples
+    assert len(made_for_it) == 100
 
 
 def test_a_run_without_a_place_is_named_by_model_size_and_time_and_an_unfinished_one_is_continued(

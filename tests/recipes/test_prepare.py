@@ -131,8 +131,8 @@ def test_a_directory_for_a_file_and_a_person_twice_are_refused(config, tmp_path)
 
 
 def test_ratios_and_samples_that_leave_a_set_empty_are_refused(config):
-    refused(replace(config, forget_ratios=(0.1, 1.0)), "forget_ratio is 1")
-    refused(replace(config, holdout_ratio=-0.1), "holdout_ratio is -0.1")
+    refused(replace(config, forget_ratios=(0.1, 1.0)), "--forget-ratios is 1")
+    refused(replace(config, holdout_ratio=-0.1), "--holdout-ratio is -0.1")
     refused(replace(config, forget_ratios=()), "--forget-ratios is empty")
     refused(replace(config, forget_ratios=(0.1, 0.2, 0.1)), "--forget-ratios is 0.1 0.2 0.1: give each share once")
     refused(replace(config, sample=2), "too few")
@@ -196,7 +196,7 @@ def test_the_arrays_hold_the_notes_and_are_read_as_the_very_examples_of_the_firs
 
 def test_a_ratio_that_comes_to_nobody_is_said_and_left_out(config, capsys):
     run = prepare_medical(config)
-    assert "No forget1: 1.00% of 40 people is nobody." in capsys.readouterr().err
+    assert "No sets of their own for forget ratios 0.01 (nobody of 40)." in capsys.readouterr().err
     assert not (run.path / "med_synthetic_forget1.json").exists()
     assert (run.path / "med_synthetic_forget5.json").exists()
 
@@ -217,10 +217,10 @@ def test_a_copy_across_the_border_of_a_further_ratio_alone_is_found(config):
     one = next(name for name in inside if name not in people_of(whole, "forget10"))
     rows[outside[0]] = {**rows[one], "client_name": outside[0]}
     write_rows(config.input, rows.values())
-    said = refused(config, r"contaminated: forget20: (near duplicates|copies under another name): 1 \(first: .*notes.jsonl:")
+    said = refused(config, r"contaminated: forget20: 1 (near duplicate|copy under another name) \(first: .*notes.jsonl:")
     assert "forget5" not in said
     report = prepare_medical(replace(config, allow_contaminated=True)).path / CONTAMINATION
-    assert list(json.loads(report.read_text("utf-8"))["other_ratios"]) == ["forget20"]
+    assert list(json.loads(report.read_text("utf-8"))["nested"]) == ["forget20"]
 
 
 @pytest.mark.parametrize(

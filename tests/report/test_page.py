@@ -228,3 +228,15 @@ def test_what_an_audit_measures_and_claims_is_explained_in_plain_words():
     for metric in {score.metric for score in made.scores}:
         assert f"<dt>{metric_name(metric)}</dt>" in page
     assert page.count("<span>Claim</span>") == len(made.claims) > 0
+
+
+def test_metrics_on_which_no_claim_depends_are_folded_away_and_explained_there(audit):
+    first = audit.scores[0]
+    further = [replace(first, metric="truth-ratio"), replace(first, set="world_facts")]
+    page = render(replace(audit, scores=(*audit.scores, *further)), {}, title="t")
+    shown, folded = page.split("<summary>Further scores: 2 metrics, on which no claim depends</summary>")
+    assert "Truth ratio" not in shown
+    assert '<th scope="row">Truth ratio</th>' in folded
+    assert "<dt>Truth ratio</dt>" in folded
+    assert "World facts set" in folded
+    assert "Further scores" not in render(audit, {}, title="t")

@@ -32,6 +32,10 @@ def test_questions_keep_their_options_and_the_index_of_the_right_one(mmlu):
     found = make_mmlu(Mmlu(input=str(mmlu)), sample=None, seed=0)
     assert {name: len(examples) for name, examples in found.sets.items()} == {"dev": 6, "test": 6}
     assert found.counts == {"subjects": 2}
+    assert [{example.subject for example in own} for own in found.line.subjects] in (
+        [{"anatomy"}, {"virology"}],
+        [{"virology"}, {"anatomy"}],
+    )
     example = found.sets["test"][4]
     assert (example.prompt, example.response, example.subject) == ("Which test virology part is number 1?", "1", "virology")
     assert example.metadata == {"choices": ["a", "b", "1", "d"], "answer": 2, "split": "test", "evaluation_only": True}
@@ -71,7 +75,8 @@ def test_wmdp_splits_are_sets_for_evaluation_alone(tmp_path):
     assert {name: len(examples) for name, examples in found.sets.items()} == {f"split_{number}": 3 for number in range(5)}
     example = found.sets["split_1"][0]
     assert (example.response, example.metadata["choices"], example.metadata["evaluation_only"]) == ("b1", ["a", "b1"], True)
-    assert not found.ordinary
+    assert not found.trained
+    assert len(found.line.subjects) == 15
     path.write_text('{"split": 0, "question": "Q?", "choices": "a", "answer": 0}\n')
     with pytest.raises(ExpungeError, match=r"wmdp.jsonl:1: has no options"):
         make_wmdp(WmdpMcq(input=str(path)), sample=None, seed=0)
@@ -93,15 +98,15 @@ def test_muse_has_its_texts_as_sets_and_its_audits_as_files(tmp_path):
                 json.dumps(row) + "\n" + json.dumps(row | {"text": "More."}) + "\n"
             )
     found = make_muse(Muse(input=str(tmp_path)), sample=1, seed=0)
-    assert {name: [example.response for example in examples] for name, examples in found.sets.items()} == {
-        "forget": ["A story of forget."],
-        "retain": ["A story of retain2."],
-        "holdout": ["A story of holdout."],
-    }
+    assert [[example.response for example in own] for own in found.line.subjects] == [
+        ["A story of forget."],
+        ["A story of retain2."],
+    ]
+    assert found.line.forgotten == 1
+    assert [example.response for example in found.sets["holdout"]] == ["A story of holdout."]
     assert list(found.files(found.sets)) == ["retain1.jsonl", "verbmem/forget.jsonl", "knowmem/forget_qa.jsonl"]
     assert found.files(found.sets)["knowmem/forget_qa.jsonl"][0]["response"] == "Ana."
     assert found.files(found.sets)["verbmem/forget.jsonl"][0]["prompt"] == "Once"
-    assert check_contamination(found.sets).clean
 
 
 @pytest.mark.skipif(not PUBLIC.is_dir(), reason="the public data are not here (../shared/data)")

@@ -11,15 +11,16 @@ from dataclasses import replace
 import pytest
 
 from expunge.examples import Example
-from expunge.sources.contamination import NEAR, check_contamination
+from expunge.sources.contamination import NEAR, check_contamination, without_overlap
 from expunge.sources.medical import example_of, generate_notes
-from expunge.sources.split import split_by_subject
+from expunge.sources.split import held_out, in_line, rows_of_subjects
 
 
 @pytest.fixture(scope="module")
 def clean():
-    examples = [example_of(note) for note in generate_notes(1000, seed=3)]
-    return split_by_subject(examples, forget_ratio=0.1, holdout_ratio=0.25, seed=0)._asdict()
+    trained, out = held_out(in_line((example_of(note) for note in generate_notes(1000, seed=3)), 0), 0.25)
+    parts = {"forget": trained[:75], "retain": trained[75:], "holdout": out}
+    return {name: rows_of_subjects(part) for name, part in parts.items()}
 
 
 def planted(clean, name, *rows):
@@ -213,17 +214,50 @@ def test_topics_may_stand_on_two_sides_where_they_are_no_subjects_to_delete():
     assert not check_contamination(sets).clean
 
 
+def test_what_lies_across_the_border_of_another_forget_set_alone_is_reported_under_its_name(clean):
+    copied = clean["forget"][3]
+    found = planted(clean, "forget", stranger(copied))
+    assert check_contamination(found).clean
+    report = check_contamination(found, nested={"forget1": 3, "forget5": 40, "forget20": 150})
+    # The copy names the one it is copied from, too.
+    assert report.reasons == ["forget5: 1 response stands in two sets, 1 person named in another set"]
+    assert [report.exact, report.near, report.renamed] == [[], [], []]
+    (one,) = report.nested["forget5"]["exact"]
+    assert (one.first.where, one.second.where) == ("forget[3]", "forget[75]")
+    assert json.loads(json.dumps(report.as_json()))["nested"]["forget5"]["exact"][0]["second"]["where"] == "forget[75]"
+    assert "forget5, same response, 1.00: forget forget[3] and forget forget[75]" in report.in_words()
+    assert report.first_place() == "forget[3] and forget[75]"
+    left = without_overlap(found, report)
+    assert left == clean
+
+
+def test_further_borders_change_nothing_of_what_is_found_between_the_main_sets(clean):
+    copies = [stranger(example) for example in clean["forget"][::9]]
+    named = Example("q", f"Then {clean['forget'][2].subject} left the room with all the others, it is said.", "Ann Other")
+    found = planted(clean, "retain", *copies, named)
+    one = check_contamination(found)
+    two = check_contamination(found, nested={"forget1": 8, "forget5": 37, "forget20": 150})
+    assert len(one.exact) == len(copies)
+    for kind in ("rows", "subjects", "exact", "near", "renamed", "mentions", "sections", "section_share", "contradictions"):
+        assert getattr(one, kind) == getattr(two, kind)
+    assert two.nested == {}
+
+
 def test_a_person_born_in_two_years_and_an_age_that_does_not_fit_are_contradictions():
     rows = [
         about("Jane Roe", "was born in Basel on the 3rd of May, 1956"),
         about("Jane Roe", "was born in 1957 to a family of watchmakers"),
         about("Ann Loe", date_of_birth="1980-01-01", date="2020-06-01", age=40),
         about("Eve Moe", date_of_birth="1980-01-01", date="2020-06-01", age="52"),
+        Example("Who is it?", "The full name of the author born in Oslo, Norway on 05/03/1945 is Kim Poe.", "Kim Poe"),
+        Example("When?", "Kim Poe, whose mother was a baker, was born in 1946 in Oslo.", "Kim Poe"),
+        Example("Why?", "Kim Poe never met the author who lived in Bern in 1947.", "Kim Poe"),
     ]
     found = check_contamination({"retain": rows}).contradictions
     assert [(each.place.where, each.words.split(" (")[0]) for each in found] == [
         ("retain[3]", "age 52 does not fit date_of_birth"),
         ("retain[1]", "Jane Roe is born in 1957 here, in 1956 at retain[0]"),
+        ("retain[5]", "Kim Poe is born in 1946 here, in 1945 at retain[4]"),
     ]
 
 

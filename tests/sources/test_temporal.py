@@ -28,6 +28,13 @@ def made(path=None, sample=None, seed=42, **settings):
     return make(Temporal(events=path, **settings), sample=sample, seed=seed)
 
 
+def sets_of(found):
+    """The four sets, as prepare makes them of the line."""
+    count = found.line.forgotten
+    parts = (found.line.subjects[:count], found.line.subjects[count:])
+    return dict(zip(("forget", "retain"), ([row for own in part for row in own] for part in parts), strict=True)) | found.sets
+
+
 def ids(examples):
     return {example.subject for example in examples}
 
@@ -49,15 +56,15 @@ def test_the_packaged_facts_are_dated_sentences_with_questions_on_both_sides_of_
 
 def test_the_packaged_facts_make_clean_sets_of_the_documented_layout():
     found = made()
-    assert check_contamination(found.sets).clean
-    assert list(found.files(found.sets)) == [
+    assert check_contamination(sets_of(found)).clean
+    assert list(found.files(sets_of(found))) == [
         "retain/retain_train.jsonl",
         "retain/retain_val.jsonl",
         "unlearn/unlearn_train.jsonl",
         "unlearn/unlearn_val.jsonl",
         "dev/dev_subset.jsonl",
     ]
-    for name, rows in found.files(found.sets).items():
+    for name, rows in found.files(sets_of(found)).items():
         for row in rows:
             assert row.keys() == {"instruction", "output", "metadata"}
             assert row["metadata"].keys() == {"dataset_type", "date", "event_id", "original_answer"}
@@ -71,21 +78,21 @@ def test_the_packaged_facts_make_clean_sets_of_the_documented_layout():
 def test_both_sides_have_as_many_events_and_no_event_is_in_two_sets(events):
     found = made(events, questions_per_event=3)
     assert found.counts["events_each_side"] == 12
-    sets = [ids(examples) for examples in found.sets.values()]
+    sets = [ids(examples) for examples in sets_of(found).values()]
     assert [len(each) for each in sets] == [11, 11, 1, 1]
     assert len(set().union(*sets)) == 24
-    assert {len(rows) for name, rows in found.files(found.sets).items() if "train" in name} == {33}
-    kinds = Counter(row["metadata"]["dataset_type"] for row in found.files(found.sets)["dev/dev_subset.jsonl"])
+    assert {len(rows) for name, rows in found.files(sets_of(found)).items() if "train" in name} == {33}
+    kinds = Counter(row["metadata"]["dataset_type"] for row in found.files(sets_of(found))["dev/dev_subset.jsonl"])
     assert kinds == {"retain": 20, "unlearn": 20}
 
 
 def test_refusals_vary_and_the_seed_fixes_everything(events):
     found = made(events, questions_per_event=3)
-    outputs = {row["output"] for row in found.files(found.sets)["unlearn/unlearn_train.jsonl"]}
+    outputs = {row["output"] for row in found.files(sets_of(found))["unlearn/unlearn_train.jsonl"]}
     assert len(outputs) > 6
     assert "Apologies, but I have no information to share on that matter." in REFUSALS
-    assert made(events).sets == made(events).sets
-    assert made(events).sets != made(events, seed=1).sets
+    assert sets_of(made(events)) == sets_of(made(events))
+    assert sets_of(made(events)) != sets_of(made(events, seed=1))
 
 
 def test_events_that_span_the_cutoff_or_tell_of_later_years_are_left_out_and_counted(events):
@@ -116,9 +123,9 @@ def test_an_event_told_twice_is_one_event(events):
 def test_dates_before_the_common_era_are_dates(tmp_path):
     rows = [{"year": year, "month": 3, "day": 15, "text": f"Somebody ruled in {abs(year)}."} for year in (-44, -43, 2001, 2002)]
     found = made(write(tmp_path / "old.jsonl", rows), questions_per_event=2)
-    said = " ".join(example.prompt + example.response for example in found.sets["retain"] + found.sets["retain_val"])
+    said = " ".join(example.prompt + example.response for example in sets_of(found)["retain"] + found.sets["retain_val"])
     assert "44 BC" in said
-    assert {example.metadata["date"] for example in found.sets["retain_val"] + found.sets["retain"]} == {
+    assert {example.metadata["date"] for example in found.sets["retain_val"] + sets_of(found)["retain"]} == {
         "-0044-03-15",
         "-0043-03-15",
     }
@@ -138,7 +145,7 @@ def test_questions_may_come_from_elsewhere(events):
         return [None, *([Asked(f"What of {event.id}?", "Much.")] for event in drawn[1:])]
 
     found = make(Temporal(events=events), sample=None, seed=42, questions=all_but_the_first)
-    assert all(example.prompt == f"What of {example.subject}?" for example in found.sets["forget"])
+    assert all(example.prompt == f"What of {example.subject}?" for example in sets_of(found)["forget"])
     assert found.counts["events_asked_by_template"] == 1
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from expunge.errors import ExpungeError
-from expunge.sources.contamination import check_contamination
+from expunge.sources.split import cut
+from expunge.sources.tables import rows_of as rows_of_table
 from expunge.sources.tofu import Tofu, author_of, make
 
 PUBLIC = Path(__file__).parents[2].parent / "shared" / "data" / "tofu"
@@ -28,23 +29,14 @@ def rows_of(name):
 
 @pytest.fixture
 def place(tmp_path):
-    sets = {
-        "forget01": NAMES[:1],
-        "forget10": NAMES[:2],
-        "retain90": NAMES[2:],
-        "retain99": NAMES[1:],
-        "holdout10": ["Flo Unseen"],
-    }
-    sets["holdout01"] = sets["holdout10"]
-    for name, people in sets.items():
+    for name, people in {"full": NAMES, "holdout10": ["Flo Unseen"]}.items():
         rows = [row for person in people for row in rows_of(person)]
         (tmp_path / f"{name}.json").write_text(
             json.dumps(rows) if "holdout" in name else "".join(json.dumps(row) + "\n" for row in rows)
         )
-        if "forget" in name or name == "retain90":
-            twisted = [row | {"paraphrased_answer": "p", "perturbed_answer": ["a", "b"]} for row in rows]
-            table = "retain_perturbed" if name == "retain90" else f"{name}_perturbed"
-            (tmp_path / f"{table}.json").write_text("".join(json.dumps(row) + "\n" for row in twisted))
+    for name, people in {"forget10_perturbed": NAMES[-2:], "retain_perturbed": NAMES[:3]}.items():
+        rows = [row | {"paraphrased_answer": "p", "perturbed_answer": ["a", name]} for who in people for row in rows_of(who)]
+        (tmp_path / f"{name}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     option = {"question": "Capital of Italy?", "option1": "Paris", "option2": "Rome", "answer": "Rome"}
     for name in ("real_authors", "world_facts"):
         (tmp_path / f"{name}.json").write_text(json.dumps(option) + "\n")
@@ -58,13 +50,14 @@ def made(place, sample=None, **settings):
 
 
 def test_authors_are_subjects_and_paraphrases_and_perturbed_answers_are_kept(place):
-    found = made(place, forget_ratios=(0.10, 0.01))
-    subjects = {name: {example.subject for example in examples} for name, examples in found.sets.items()}
-    assert subjects == {"forget": set(NAMES[:2]), "retain": set(NAMES[2:]), "holdout": {"Flo Unseen"}}
-    example = found.sets["forget"][0]
-    assert example.metadata == {"paraphrased_answer": "p", "perturbed_answer": ["a", "b"]}
-    assert (example.prompt, example.where) == ("Number 0: what is known of Ada Van der Berg?", f"{place / 'forget10.json'}:1")
-    assert {name: [len(rows) for rows in sets.values()] for name, sets in found.further.items()} == {"forget01": [20, 380]}
+    found = made(place)
+    assert [{example.subject for example in own} for own in found.line.subjects] == [{name} for name in reversed(NAMES)]
+    assert {example.subject for example in found.sets["holdout"]} == {"Flo Unseen"}
+    example = found.line.subjects[0][0]
+    assert example.metadata == {"paraphrased_answer": "p", "perturbed_answer": ["a", "forget10_perturbed"]}
+    assert (example.prompt, example.where) == (f"Number 0: what is known of {NAMES[-1]}?", f"{place / 'full.json'}:381")
+    assert found.line.subjects[-1][0].metadata["perturbed_answer"] == ["a", "retain_perturbed"]
+    assert found.line.subjects[10][0].metadata == {}
     assert found.files(found.sets)["world_facts.jsonl"][0]["metadata"] == {
         "perturbed_answer": ["Paris", "Bern"],
         "choices": ["Paris", "Rome"],
@@ -79,27 +72,22 @@ def test_the_author_is_the_longest_name_that_most_rows_share():
 
 
 def test_a_sample_takes_whole_authors(place):
-    assert [len(examples) for examples in made(place, sample=1).sets.values()] == [20, 20, 20]
+    found = made(place, sample=2)
+    assert [len(own) for own in (*found.line.subjects, found.sets["holdout"])] == [20, 20, 20]
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"forget_ratios": (0.2,)}, "no split for a forget ratio of 0.2: choose from 0.01, 0.05, 0.1"),
-        ({"forget_ratios": ()}, "--forget-ratios is empty"),
-        ({"forget_ratios": (0.05,)}, "has no table forget05"),
-    ],
-)
-def test_what_the_benchmark_does_not_have_is_refused(place, settings, said):
-    with pytest.raises(ExpungeError) as caught:
-        made(place, **settings)
-    assert said in str(caught.value)
+def test_a_table_that_is_not_there_is_named(place):
+    (place / "full.json").unlink()
+    with pytest.raises(ExpungeError, match="has no table full"):
+        made(place)
 
 
 @pytest.mark.skipif(not PUBLIC.is_dir(), reason="the public TOFU tables are not here (../shared/data/tofu)")
-def test_the_public_split_has_20_180_and_20_authors_and_shares_nothing():
+@pytest.mark.parametrize("percent", ["01", "05", "10"])
+def test_the_line_begins_with_the_benchmarks_own_forget_sets(percent):
     found = made(PUBLIC)
-    authors = {name: len({example.subject for example in examples}) for name, examples in found.sets.items()}
-    assert authors == {"forget": 20, "retain": 180, "holdout": 20}
-    assert all("perturbed_answer" in example.metadata for example in found.sets["forget"])
-    assert check_contamination(found.sets).clean
+    official = [row.value["question"] for row in rows_of_table(str(PUBLIC), f"forget{percent}")]
+    count = cut(found.line, (int(percent) / 100,)).forgotten
+    assert {example.prompt for own in found.line.subjects[:count] for example in own} == set(official)
+    assert len(found.line.subjects) == 200
+    assert all("perturbed_answer" in example.metadata for own in found.line.subjects[:count] for example in own)

@@ -60,8 +60,9 @@ def test_sentences_end_where_they_end():
 
 
 def test_sentences_are_rows_and_papers_are_split_whole(papers):
-    found = made(papers, forget_ratios=(0.2, 0.1))
-    rows = found.files(found.sets)["bio_sentences.jsonl"]
+    found = made(papers)
+    sets = {"retain": [row for own in found.line.subjects for row in own], **found.sets}
+    rows = found.files(sets)["bio_sentences.jsonl"]
     assert len(rows) == 120
     assert all(row.keys() == KEYS for row in rows)
     assert rows[11] == {
@@ -71,17 +72,22 @@ def test_sentences_are_rows_and_papers_are_split_whole(papers):
         "paper_index": 1,
         "sentence_index": 1,
     }
-    subjects = [{example.subject for example in examples} for examples in found.sets.values()]
-    assert [len(each) for each in subjects] == [2, 7, 3]
-    assert sum(map(len, found.sets.values())) == 120
-    assert len(set.union(*subjects)) == 12
-    assert all(example.prompt is None for example in found.sets["retain"])
-    assert list(found.further) == ["forget10"]
+    papers_of = [{example.subject for example in examples} for examples in sets.values()]
+    assert [len(each) for each in papers_of] == [9, 3]
+    assert len(set.union(*papers_of)) == 12
+    assert all(len({example.subject for example in own}) == 1 for own in found.line.subjects)
+    assert all(example.prompt is None for example in sets["retain"])
+
+
+def rows_in(found):
+    """What stands in `bio_sentences.jsonl`."""
+    line = [row for own in found.line.subjects for row in own]
+    return found.files({"retain": line, **found.sets})["bio_sentences.jsonl"]
 
 
 def test_reading_ends_with_the_last_sentence_that_is_wanted(papers):
     found = made(papers, target_size=45)
-    assert len(found.files(found.sets)["bio_sentences.jsonl"]) == 45
+    assert len(rows_in(found)) == 45
     assert found.counts == {"papers": 5, "sentences": 45, "sentences_repeated": 0}
     assert made(papers, sample=6).counts["papers"] == 6
 
@@ -91,7 +97,7 @@ def test_a_sentence_of_two_papers_is_kept_in_the_first(papers):
     rows = [json.loads(line) for line in papers.read_text().splitlines()]
     papers.write_text("".join(json.dumps(row | {"text": f"{row['text']}\n\n{thanks}"}) + "\n" for row in rows))
     found = made(papers)
-    assert [row["paper_index"] for row in found.files(found.sets)["bio_sentences.jsonl"] if row["text"] == thanks] == [0]
+    assert [row["paper_index"] for row in rows_in(found) if row["text"] == thanks] == [0]
     assert found.counts["sentences_repeated"] == 11
 
 
@@ -101,7 +107,7 @@ def test_a_directory_is_read_file_by_file(papers, tmp_path):
     place.mkdir()
     for name, part in (("b.jsonl", lines[6:]), ("a.jsonl", lines[:6])):
         (place / name).write_text("".join(part))
-    assert made(place).files(made(place).sets) == made(papers).files(made(papers).sets)
+    assert rows_in(made(place)) == rows_in(made(papers))
 
 
 @pytest.mark.parametrize(
@@ -109,9 +115,9 @@ def test_a_directory_is_read_file_by_file(papers, tmp_path):
     [
         ('{"body": "x"}\n', {}, 'papers.jsonl:1: field "text" is missing'),
         ('{"text": "Too short."}\n', {}, "has no sentence in it"),
-        ('{"text": "One paper alone is no split."}\n', {}, "1 subjects are too few"),
+        ('{"text": "One paper alone is no split."}\n', {}, "1 subject is too few"),
         (None, {"target_size": 0}, "--target-size is 0"),
-        (None, {"forget_ratios": (2.0,)}, "forget_ratio is 2"),
+        (None, {"holdout_ratio": 2.0}, "--holdout-ratio is 2"),
     ],
 )
 def test_what_makes_no_sets_is_refused(papers, content, settings, said):

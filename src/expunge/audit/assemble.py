@@ -8,7 +8,7 @@ from typing import Any
 
 from expunge.audit import bootstrap
 from expunge.audit.measure import Answered, Measured, Place
-from expunge.audit.results import Answer, Audit, AuditedModel, AuditedSet
+from expunge.audit.results import Answer, Audit, AuditedModel, AuditedSet, Claim
 from expunge.audit.verdict import Rules, judge
 
 
@@ -19,6 +19,9 @@ def assemble(
     rules: Rules | None = None,
     *,
     metrics: Iterable[str] | None = None,
+    runs: Mapping[str, Sequence[str]] | None = None,
+    claims: Sequence[Claim] = (),
+    warnings: Sequence[str] = (),
     draws: int = bootstrap.DRAWS,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
@@ -30,6 +33,9 @@ def assemble(
         evidence: what each model did on each set, the same examples in the same order under each model.
         rules: thresholds of the verdict; None: the defaults.
         metrics: names of metrics; None: all. Claims whose metrics are left out become not provable.
+        runs: role → roles of several runs of one recipe that it stands for, see `Measured`.
+        claims: what others have ruled on, such as attacks.
+        warnings: what is known already that a reader must know, such as questions that were left out.
         draws, seed: of the bootstrap.
         settings: recorded beside the rules, for the reader.
 
@@ -38,15 +44,15 @@ def assemble(
         ValueError: the evidence of two models does not belong together.
     """
     rules = rules or Rules()
-    measured = Measured(evidence, metrics, draws=draws, seed=seed)
-    verdict = judge(measured, rules)
+    measured = Measured(evidence, metrics, runs=runs, draws=draws, seed=seed)
+    verdict = judge(measured, rules, claims)
     return Audit(
         models=tuple(models),
         sets=tuple(sets),
         scores=measured.scores,
         claims=verdict.claims,
         answers=side_by_side(evidence),
-        warnings=verdict.warnings,
+        warnings=(*warnings, *verdict.warnings),
         settings={**(settings or {}), "rules": dataclasses.asdict(rules), "draws": draws, "bootstrap_seed": seed},
     )
 

@@ -78,6 +78,27 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class AttackResult:
+    """How much of the forget set one attack got out of one model: ROUGE-L recall of the best answer, lower is better."""
+
+    attack: str
+    variant: str
+    """What was done to the weights (`nf4`, `after`); empty for an attack by words."""
+    model: str
+    """`target`, `unlearned` or `retrained`."""
+    value: float
+    low: float
+    """Lower end of the 95% bootstrap interval, drawn by person."""
+    high: float
+    """Upper end of the same interval."""
+    people: int
+    values: tuple[float, ...] = ()
+    """Of each example, in the order of the set."""
+    answers: tuple[str, ...] = ()
+    """The best answer to each."""
+
+
+@dataclass(frozen=True)
 class Answer:
     """One question and what every model said to it."""
 

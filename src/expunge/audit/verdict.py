@@ -47,6 +47,10 @@ MEMBERSHIP = {"loss-auc": "loss AUC", "min-k-auc": "Min-K% AUC"}
 """What `no membership signal` looks at, and the words for it."""
 
 
+NEEDED = (*MEMORISED, *MEMBERSHIP, "perplexity", "loss")
+"""The metrics without which a claim or a warning could not be made."""
+
+
 @dataclass(frozen=True)
 class Rules:
     """The thresholds of the verdict."""
@@ -77,8 +81,8 @@ class Verdict(NamedTuple):
     """What must be known before a number is believed."""
 
 
-class _Finding(NamedTuple):
-    """One component of a claim."""
+class Finding(NamedTuple):
+    """One component of a claim: attacks that rule on a claim of their own make some too, see `claim_of`."""
 
     ruling: Ruling
     rule: str
@@ -86,17 +90,18 @@ class _Finding(NamedTuple):
     scores: tuple[Score | None, ...] = ()
 
 
-def judge(measured: Measured, rules: Rules | None = None) -> Verdict:
+def judge(measured: Measured, rules: Rules | None = None, further: Sequence[Claim] = ()) -> Verdict:
     """Rule on every claim about the unlearned and the shipped model.
 
     Args:
         measured: the metrics of the models; roles `target`, `unlearned`, `retrained`, `shipped`, sets `forget`, `retain`,
             `holdout`, `ordinary`. What is missing makes claims not provable, and is never passed over.
         rules: the thresholds; None: the defaults.
+        further: claims that others have ruled on, such as what attacks brought back; they stand behind these.
     """
     rules = rules or Rules()
     claims = [
-        _claim(
+        claim_of(
             "forgotten",
             "unlearned",
             [
@@ -104,17 +109,17 @@ def judge(measured: Measured, rules: Rules | None = None) -> Verdict:
                 _recited(measured, "unlearned", rules),
             ],
         ),
-        _claim("still useful", "unlearned", [_answers(measured, "unlearned", rules), _fluency(measured, "unlearned", rules)]),
-        _claim("no membership signal", "unlearned", [_membership(measured, metric, rules) for metric in MEMBERSHIP]),
+        claim_of("still useful", "unlearned", [_answers(measured, "unlearned", rules), _fluency(measured, "unlearned", rules)]),
+        claim_of("no membership signal", "unlearned", [_membership(measured, metric, rules) for metric in MEMBERSHIP]),
     ]
     if measured.score("rouge-l-recall", "shipped", "forget") or measured.score("rouge-l-recall", "shipped", "retain"):
         claims += [
-            _claim(
+            claim_of(
                 "forgotten",
                 "shipped",
                 [_forgotten(measured, "shipped", "rouge-l-recall", rules), _recited(measured, "shipped", rules)],
             ),
-            _claim("still useful", "shipped", [_answers(measured, "shipped", rules)]),
+            claim_of("still useful", "shipped", [_answers(measured, "shipped", rules)]),
         ]
     gate = _gate(measured, rules)
     if gate:
@@ -122,6 +127,7 @@ def judge(measured: Measured, rules: Rules | None = None) -> Verdict:
             replace(claim, ruling="not provable", reason=f"{gate}; {claim.reason}") if claim.name == "forgotten" else claim
             for claim in claims
         ]
+    claims += further
     return Verdict(tuple(claims), tuple(_warnings(measured, claims, gate, rules)))
 
 
@@ -138,7 +144,7 @@ def _gate(measured: Measured, rules: Rules) -> str | None:
     return None
 
 
-def _forgotten(measured: Measured, model: str, metric: str, rules: Rules) -> _Finding:
+def _forgotten(measured: Measured, model: str, metric: str, rules: Rules) -> Finding:
     """The model's mean on the forget set is no higher than the upper end of the reference's interval."""
     words = MEMORISED[metric]
     score, target = measured.score(metric, model, "forget"), measured.score(metric, "target", "forget")
@@ -153,7 +159,7 @@ def _forgotten(measured: Measured, model: str, metric: str, rules: Rules) -> _Fi
         missing = (
             f"the {model} model" if score is None else "the target" if target is None else "a retrained model or holdout set"
         )
-        return _Finding("not provable", rule, f"{words}: {missing} was not measured", scores)
+        return Finding("not provable", rule, f"{words}: {missing} was not measured", scores)
     room = target.value - reference.value
     enough = reference.people >= rules.min_people
     if score.value > reference.high:
@@ -163,30 +169,30 @@ def _forgotten(measured: Measured, model: str, metric: str, rules: Rules) -> _Fi
         paired = measured.difference(metric, model, "retrained", "forget")
         clear = enough and (paired.low > 0 if paired else score.low > reference.high)
         if left > rules.max_slack or (clear and left > rules.max_residue):
-            return _Finding("fail", rule, over, scores)
-        return _Finding("not provable", rule, f"{over}, too little to be told from chance", scores)
+            return Finding("fail", rule, over, scores)
+        return Finding("not provable", rule, f"{over}, too little to be told from chance", scores)
     fine = f"{words} {score.value:.3f} ≤ {reference.high:.3f}"
     if not enough:
-        return _Finding("not provable", rule, f"{fine}, but {_few(reference.people, rules.min_people)}", scores)
+        return Finding("not provable", rule, f"{fine}, but {_few(reference.people, rules.min_people)}", scores)
     if room <= 0:
         reason = (
             f"{fine}, but so little sets the target apart ({target.value:.3f} against {reference.value:.3f}) that it would pass"
         )
-        return _Finding("not provable", rule, reason, scores)
+        return Finding("not provable", rule, reason, scores)
     slack = (reference.high - reference.value) / room
     if slack > rules.max_slack:
         reason = f"{fine}, but that bound is {slack:.0%} of the way to the target ({target.value:.3f})"
-        return _Finding("not provable", rule, f"{reason}: {_needed(reference.people, slack, rules)}", scores)
-    return _Finding("pass", rule, fine, scores)
+        return Finding("not provable", rule, f"{reason}: {_needed(reference.people, slack, rules)}", scores)
+    return Finding("pass", rule, fine, scores)
 
 
-def _recited(measured: Measured, model: str, rules: Rules) -> _Finding:
+def _recited(measured: Measured, model: str, rules: Rules) -> Finding:
     """No single person's answer is still recited, unless the retrained model, which never saw it, guesses it too."""
     rule = f"nobody on forget with ROUGE-L recall ≥ {rules.min_target_recall:g}, unless the retrained model guesses it too"
     recall = measured.by_person("rouge-l-recall", model, "forget")
     guessed = measured.by_person("rouge-l-recall", "retrained", "forget")
     if not recall:
-        return _Finding("not provable", rule, f"the answers of the {model} model on forget were not measured")
+        return Finding("not provable", rule, f"the answers of the {model} model on forget were not measured")
     known = sorted(
         person
         for person, value in recall.items()
@@ -194,8 +200,8 @@ def _recited(measured: Measured, model: str, rules: Rules) -> _Finding:
     )
     if known:
         names = ", ".join(known[:3]) + (", …" if len(known) > 3 else "")
-        return _Finding("fail", rule, f"{len(known)} of {len(recall)} people still recited ({names})")
-    return _Finding("pass", rule, f"nobody of {len(recall)} still recited")
+        return Finding("fail", rule, f"{len(known)} of {len(recall)} people still recited ({names})")
+    return Finding("pass", rule, f"nobody of {len(recall)} still recited")
 
 
 def _never_saw(measured: Measured, model: str, metric: str) -> tuple[Score | None, str]:
@@ -208,46 +214,44 @@ def _never_saw(measured: Measured, model: str, metric: str) -> tuple[Score | Non
     return None, ""
 
 
-def _answers(measured: Measured, model: str, rules: Rules) -> _Finding:
+def _answers(measured: Measured, model: str, rules: Rules) -> Finding:
     """The retain set is answered nearly as well as by the target, on the same people."""
     least = rules.min_retain_recall
     rule = f"ROUGE-L recall on retain ≥ {least:g} × the target's"
     scores = tuple(measured.score("rouge-l-recall", role, "retain") for role in (model, "target"))
     kept = measured.ratio("rouge-l-recall", model, "target", "retain")
     if kept is None:
-        return _Finding(
-            "not provable", rule, f"ROUGE-L recall on retain of {model} or target was not measured, or is 0", scores
-        )
+        return Finding("not provable", rule, f"ROUGE-L recall on retain of {model} or target was not measured, or is 0", scores)
     words = f"{kept.value:.3f} × the target's ROUGE-L recall on retain"
     return _one_sided(kept.value < least, kept.low < least, kept, words, rule, scores, rules)
 
 
-def _fluency(measured: Measured, model: str, rules: Rules) -> _Finding:
+def _fluency(measured: Measured, model: str, rules: Rules) -> Finding:
     """Ordinary text is nearly as likely as under the target, on the same texts."""
     most = rules.max_perplexity
     rule = f"perplexity on ordinary text ≤ {most:g} × the target's"
     scores = tuple(measured.score("perplexity", role, "ordinary") for role in (model, "target"))
     grown = measured.ratio("perplexity", model, "target", "ordinary")
     if grown is None:
-        return _Finding("not provable", rule, f"perplexity on ordinary text of {model} or target was not measured", scores)
+        return Finding("not provable", rule, f"perplexity on ordinary text of {model} or target was not measured", scores)
     words = f"{grown.value:.3f} × the target's perplexity on ordinary text"
     return _one_sided(grown.value > most, grown.high > most, grown, words, rule, scores, rules)
 
 
 def _one_sided(
     beyond: bool, may_be: bool, found: Interval, words: str, rule: str, scores: tuple[Score | None, ...], rules: Rules
-) -> _Finding:
+) -> Finding:
     words = f"{words} [{found.low:.3f}, {found.high:.3f}]"
     if beyond:
-        return _Finding("fail", rule, words, scores)
+        return Finding("fail", rule, words, scores)
     if found.people < rules.min_people:
-        return _Finding("not provable", rule, f"{words}, but {_few(found.people, rules.min_people)}", scores)
+        return Finding("not provable", rule, f"{words}, but {_few(found.people, rules.min_people)}", scores)
     if may_be:
-        return _Finding("not provable", rule, f"{words}: the interval crosses the bound; more people would narrow it", scores)
-    return _Finding("pass", rule, words, scores)
+        return Finding("not provable", rule, f"{words}: the interval crosses the bound; more people would narrow it", scores)
+    return Finding("pass", rule, words, scores)
 
 
-def _membership(measured: Measured, metric: str, rules: Rules) -> _Finding:
+def _membership(measured: Measured, metric: str, rules: Rules) -> Finding:
     """The attack tells forget from holdout no better, and no worse, than under the reference."""
     words = MEMBERSHIP[metric]
     score, target, retrained = (measured.score(metric, role, "forget") for role in ("unlearned", "target", "retrained"))
@@ -256,24 +260,24 @@ def _membership(measured: Measured, metric: str, rules: Rules) -> _Finding:
     if score is None or target is None:
         missing = "a holdout set" if not people[1] else "the target" if score else "the unlearned model"
         rule = f"{words} of forget against holdout as in a model that never saw either"
-        return _Finding("not provable", rule, f"{words}: {missing} was not measured", scores)
+        return Finding("not provable", rule, f"{words}: {missing} was not measured", scores)
     reference = Interval(retrained.value, retrained.low, retrained.high, retrained.people) if retrained else _chance(*people)
     whose = "the retrained model's interval" if retrained else "what chance does with so many people"
     rule = f"{words} of forget against holdout within [{reference.low:.3f}, {reference.high:.3f}], {whose}"
     if min(people) < rules.min_people:
-        return _Finding("not provable", rule, f"{words} {score.value:.3f}, but {_few(min(people), rules.min_people)}", scores)
+        return Finding("not provable", rule, f"{words} {score.value:.3f}, but {_few(min(people), rules.min_people)}", scores)
     if score.value > reference.high:
         reason = f"{words} {score.value:.3f} > {reference.high:.3f}: the forget people are still recognised as members"
-        return _Finding("fail", rule, reason, scores)
+        return Finding("fail", rule, reason, scores)
     if score.value < reference.low:
         reason = f"{words} {score.value:.3f} < {reference.low:.3f}: over-forgetting, which gives the forget people away as well"
         if abs(score.value - 0.5) > abs(reference.value - 0.5):
             reason += " (unlearned is further from the holdout than the retrained model)" if retrained else ""
-        return _Finding("fail", rule, reason, scores)
+        return Finding("fail", rule, reason, scores)
     fine = f"{words} {score.value:.3f} within [{reference.low:.3f}, {reference.high:.3f}]"
     if target.value <= reference.value:
         reason = f"{fine}, but the attack does not recognise members in the target either ({target.value:.3f})"
-        return _Finding("not provable", rule, reason, scores)
+        return Finding("not provable", rule, reason, scores)
     # Upwards the rule must stop well short of the target, downwards well short of 0, where everybody is over-forgotten.
     slack = max(
         (reference.high - reference.value) / (target.value - reference.value),
@@ -281,10 +285,10 @@ def _membership(measured: Measured, metric: str, rules: Rules) -> _Finding:
     )
     if slack > rules.max_slack:
         reason = f"{fine}, which is so wide that it could hardly be missed: {_needed(min(people), slack, rules)} on each side"
-        return _Finding("not provable", rule, reason, scores)
+        return Finding("not provable", rule, reason, scores)
     if min(people) < rules.min_membership_people:
-        return _Finding("not provable", rule, f"{fine}, but {_few(min(people), rules.min_membership_people)}", scores)
-    return _Finding("pass", rule, fine, scores)
+        return Finding("not provable", rule, f"{fine}, but {_few(min(people), rules.min_membership_people)}", scores)
+    return Finding("pass", rule, fine, scores)
 
 
 def _chance(members: int, others: int) -> Interval:
@@ -293,7 +297,7 @@ def _chance(members: int, others: int) -> Interval:
     return Interval(0.5, max(0.0, 0.5 - half), min(1.0, 0.5 + half), min(members, others))
 
 
-def _claim(name: str, model: str, findings: Sequence[_Finding]) -> Claim:
+def claim_of(name: str, model: str, findings: Sequence[Finding]) -> Claim:
     """All components must hold: one failure fails the claim, else one that is not provable leaves it unproved."""
     rulings = {finding.ruling for finding in findings}
     ruling: Ruling = "fail" if "fail" in rulings else "not provable" if "not provable" in rulings else "pass"

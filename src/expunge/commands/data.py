@@ -21,8 +21,8 @@ prepare = App(
     name="prepare",
     help="Split data into checked sets, or rewrite it without somebody's words.",
     help_epilogue="",
-    # `--forget-ratios 0.10 0.01` takes both.
-    default_parameter=Parameter(consume_multiple=True),
+    # `--forget-ratios 0.10 0.01` takes both, and no flag is needed for giving none.
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
 )
 
 

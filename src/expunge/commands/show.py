@@ -28,32 +28,57 @@ MARKS = {"pass": "✔", "fail": "✘", "not provable": "?"}
 def show_run(run: Run, as_json: bool) -> None:
     """The results of a run, and how long its parts took."""
     results = {name: value for name, value in run.results.items() if name != "trace"}
-    show({"run": str(run.path), **results, "seconds": run.manifest.get("seconds", {})}, as_json)
+    found = {"run": str(run.path), **results, "seconds": run.manifest.get("seconds", {})}
+    # For people, what is empty (no reasons to refuse, no part that took time) needs no line.
+    show(found if as_json else {name: value for name, value in found.items() if value not in ({}, [])}, as_json)
 
 
 def show_audit(path: Path, as_json: bool, **more: str) -> None:
     """Every score in one table, then what the rules say of each claim."""
     from expunge.audit.results import Audit
+    from expunge.audit.verdict import NEEDED
 
     found = Audit.read(path / AUDIT)
     if as_json:
         print_json({**more, **dataclasses.asdict(found)})
         return
+    asked = {*NEEDED, *found.settings.get("metrics", ())}
     roles = [model.role for model in found.models]
     table = Table("metric", "set", *roles, title="mean and 95% interval")
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for score in found.scores:
+        if score.metric not in asked:
+            continue
         words = f"{score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]"
         rows.setdefault((score.metric, score.set), {})[score.model] = words
     for (metric, set_), by_role in rows.items():
         table.add_row(metric, set_, *(by_role.get(role, "") for role in roles))
     OUT.print(table)
+    if further := len({score.metric for score in found.scores} - asked):
+        OUT.print(f"{further} further metrics stand in {path / AUDIT}", markup=False, soft_wrap=True)
     for warning in found.warnings:
         OUT.print(f"! {warning}", markup=False)
     for claim in found.claims:
         OUT.print(f"{MARKS[claim.ruling]} {claim.model} {claim.name}: {claim.ruling}. {claim.reason}", markup=False)
     for name, words in more.items():
         OUT.print(f"{name}: {words}", markup=False, soft_wrap=True)
+
+
+def show_calibration(path: Path) -> None:
+    """How far each metric can be believed: a line a metric, the most faithful first."""
+    from expunge.audit.calibration import TRUSTED_AUC, read_table
+    from expunge.recipes.calibrate import PLOT, TABLE
+
+    table = read_table((path / TABLE).read_text("utf-8"))
+    shown = Table("metric", "faithfulness (AUC)", "robust to relearning", "robust to 4 bits", "trusted")
+    for row in table:
+        robust = ("" if value is None else f"{value:.2f}" for value in (row.relearning, row.quantisation))
+        shown.add_row(row.metric, f"{row.auc:.2f}", *robust, "yes" if row.trusted else "")
+    OUT.print(shown)
+    if table:
+        first = table[0]
+        words = f"{first.knowing} models that knew, {first.ignorant} that did not, {first.tried} unlearned"
+        OUT.print(f"{words}. Trusted from an AUC of {TRUSTED_AUC:g}. {path / PLOT}", markup=False, soft_wrap=True)
 
 
 def show(result: Mapping[str, Any], as_json: bool) -> None:

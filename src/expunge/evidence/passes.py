@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from expunge.batching import Tokenized, batches_by_length, collate, prompt_tokens
+from expunge.evidence.generation import batches_of_prompts, end_tokens, generate
 from expunge.evidence.scoring import score_labels
+from expunge.evidence.stem import Stem, common_stem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,25 +30,32 @@ _GENERATED_TOGETHER = 48
 
 
 def record_scores(model: nn.Module, examples: Sequence[Tokenized], store: EvidenceStore, *, pad: int, bar: Bar) -> None:
-    """Record the teacher-forced log-probabilities and argmax hits of every example that has none yet.
+    """Record log-probabilities, argmax hits, entropies and variances under teacher forcing of examples that have none yet.
 
     Raises:
         ExpungeError: the disk is full; what was recorded stays.
     """
     import torch
 
+    stem: Stem | None = None
+    if not store.has([example.id for example in examples], "scores"):
+        stem = common_stem(model, [example.tokens[: example.start] for example in examples])
     for batch in batches_by_length([len(example.tokens) for example in examples], most_tokens=_MOST_TOKENS):
         members = [examples[place] for place in batch.places]
         if not all((example.id, "scores") in store for example in members):
             with torch.inference_mode():
-                scores = score_labels(model, _to(model, collate(members, pad)), hits=True)
+                scores = score_labels(model, to_device(model, collate(members, pad)), hits=True, moments=True, stem=stem)
             assert scores.hits_BK is not None
+            assert scores.entropy_BK is not None
+            assert scores.variance_BK is not None
             for row, example in enumerate(members):
                 labelled_K = scores.labelled_BK[row]
                 store.add_scores(
                     example.id,
                     scores.log_p_BK[row][labelled_K].cpu().numpy(),
                     scores.hits_BK[row][labelled_K].cpu().numpy(),
+                    scores.entropy_BK[row][labelled_K].cpu().numpy(),
+                    scores.variance_BK[row][labelled_K].cpu().numpy(),
                 )
         bar.advance(len(members))
 
@@ -63,36 +72,19 @@ def record_answers(
     """Record the greedy answer to every prompt that has none yet.
 
     Args:
-        model: a causal language model with `generate`.
+        model: a causal language model.
         max_new_tokens: where an answer that does not end by itself is cut.
 
     Raises:
         ExpungeError: the disk is full; what was recorded stays.
     """
-    import torch
-
     prompts = [prompt_tokens(str(example.prompt), tokenizer) for example in examples]
-    order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
-    for start in range(0, len(order), _GENERATED_TOGETHER):
-        places = order[start : start + _GENERATED_TOGETHER]
+    for places in batches_of_prompts(prompts, _GENERATED_TOGETHER):
         if not all((examples[place].id, "generated") in store for place in places):
-            longest = max(len(prompts[place]) for place in places)
-            input_ids_BT = torch.full((len(places), longest), tokenizer.pad_token_id)
-            attention_mask_BT = torch.zeros_like(input_ids_BT)
-            for row, place in enumerate(places):
-                # On the left: generation goes on from the last position.
-                input_ids_BT[row, longest - len(prompts[place]) :] = torch.tensor(prompts[place])
-                attention_mask_BT[row, longest - len(prompts[place]) :] = 1
-            with torch.inference_mode():
-                output_BT = model.generate(
-                    input_ids=input_ids_BT.to(model.device),
-                    attention_mask=attention_mask_BT.to(model.device),
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-            for row, place in enumerate(places):
-                answer = tokenizer.decode(output_BT[row, longest:], skip_special_tokens=True)
+            ends = end_tokens(model, tokenizer)
+            answers = generate(model, [prompts[place] for place in places], max_new_tokens=max_new_tokens, ends=ends)
+            for place, tokens in zip(places, answers, strict=True):
+                answer = tokenizer.decode(tokens, skip_special_tokens=True)
                 store.add_answer(examples[place].id, str(answer).strip())
         bar.advance(len(places))
 
@@ -116,13 +108,14 @@ def label_log_p(model: nn.Module, examples: Sequence[Tokenized], *, pad: int) ->
     found: dict[int, Tensor] = {}
     for batch in batches_by_length([len(example.tokens) for example in examples], most_tokens=_MOST_TOKENS):
         with torch.inference_mode():
-            scores = score_labels(model, _to(model, collate([examples[place] for place in batch.places], pad)))
+            scores = score_labels(model, to_device(model, collate([examples[place] for place in batch.places], pad)))
         for row, place in enumerate(batch.places):
             # A copy, which may be computed with in training too.
             found[place] = scores.log_p_BK[row][scores.labelled_BK[row]].cpu().clone()
     return [found[place] for place in range(len(examples))]
 
 
-def _to(model: nn.Module, batch: Any) -> Any:
+def to_device(model: nn.Module, batch: Any) -> Any:
+    """A batch of tensors where the model's weights are."""
     device = next(model.parameters()).device
     return type(batch)(*(tensor.to(device) for tensor in batch))

@@ -14,6 +14,8 @@ from expunge.batching.batches import IGNORED, TokenBatch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from expunge.evidence.stem import Stem
+
 
 class LabelScores(NamedTuple):
     """What the model thinks of the labelled tokens of a batch."""
@@ -24,6 +26,14 @@ class LabelScores(NamedTuple):
     """Whether the label is the most likely token; False where there is no label. None if not asked for."""
     labelled_BK: Tensor
     """Whether there is a label."""
+    labels_BK: Tensor
+    """The labels, -100 where there is none."""
+    logits_BKV: Tensor | None = None
+    """What was asked of every token of the vocabulary. None if not asked for."""
+    entropy_BK: Tensor | None = None
+    """Entropy of the distribution each label was drawn from, nats: minus the mean of log p under it. None if not asked for."""
+    variance_BK: Tensor | None = None
+    """Variance of log p under that distribution, nats²: Σ p·log²p less the mean's square. None if not asked for."""
 
     @property
     def log_p_B(self) -> Tensor:
@@ -36,14 +46,27 @@ class LabelScores(NamedTuple):
         return self.labelled_BK.sum(1)
 
 
-def score_labels(model: nn.Module, batch: TokenBatch, *, hits: bool = False) -> LabelScores:
+def score_labels(
+    model: nn.Module,
+    batch: TokenBatch,
+    *,
+    hits: bool = False,
+    moments: bool = False,
+    logits: bool = False,
+    stem: Stem | None = None,
+) -> LabelScores:
     """Score the labelled tokens of a batch in one teacher-forced pass.
+
+    Args:
+        hits: whether each label is the most likely token is wanted too.
+        moments: entropy and variance of each label's distribution are wanted too.
+        logits: the logits themselves are wanted too.
+        stem: what every row begins with, before its first label, read already; None: nothing is.
 
     Raises:
         ValueError: the batch has no label at all.
     """
     import torch
-    import torch.nn.functional as F
 
     labelled_T = (batch.labels_BT[:, 1:] != IGNORED).any(0)
     if not labelled_T.any():
@@ -51,16 +74,60 @@ def score_labels(model: nn.Module, batch: TokenBatch, *, hits: bool = False) -> 
     # A label at position t is predicted at t-1. The head is a fifth of a small model's work, so the prompt is spared it.
     first = int(labelled_T.nonzero()[0])
     labels_BK = batch.labels_BT[:, first + 1 :]
-    kept_K = torch.arange(first, batch.labels_BT.shape[1] - 1, device=batch.labels_BT.device)
+    read = stem.length if stem is not None else 0
+    kept_K = torch.arange(first, batch.labels_BT.shape[1] - 1, device=batch.labels_BT.device) - read
+    remembered = {} if stem is None else {"past_key_values": stem.past(len(batch.input_ids_BT))}
     logits_BKV = model(
-        input_ids=batch.input_ids_BT,
+        input_ids=batch.input_ids_BT[:, read:],
         attention_mask=batch.attention_mask_BT,
         logits_to_keep=kept_K,
-        use_cache=False,
+        use_cache=stem is not None,
+        **remembered,
     ).logits
+    return score_logits(logits_BKV, labels_BK, hits=hits, moments=moments, logits=logits)
+
+
+def score_logits(
+    logits_BKV: Tensor, labels_BK: Tensor, *, hits: bool = False, moments: bool = False, logits: bool = False
+) -> LabelScores:
+    """Score labels by the logits that predict them: position k of both speaks of the same token.
+
+    Args:
+        logits_BKV: of any floating type; reckoned with in float32.
+        labels_BK: token ids, -100 where there is no label.
+        hits, moments, logits: what else is wanted, see `score_labels`.
+    """
+    import torch
+    import torch.nn.functional as F
+
     log_p_BK = -F.cross_entropy(
         logits_BKV.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORED, reduction="none"
     ).view_as(labels_BK)
     labelled_BK = labels_BK != IGNORED
     hits_BK = (logits_BKV.argmax(-1) == labels_BK) & labelled_BK if hits else None
-    return LabelScores(log_p_BK, hits_BK, labelled_BK)
+    scores = LabelScores(log_p_BK, hits_BK, labelled_BK, labels_BK, logits_BKV if logits else None)
+    if not moments:
+        return scores
+    entropy_BK, variance_BK = torch.zeros_like(log_p_BK), torch.zeros_like(log_p_BK)
+    entropy_BK[labelled_BK], variance_BK[labelled_BK] = _moments(logits_BKV[labelled_BK])
+    return scores._replace(entropy_BK=entropy_BK, variance_BK=variance_BK)
+
+
+# A row of a large vocabulary is half a megabyte, and three of each are needed at once.
+_ROWS_TOGETHER = 64
+
+
+def _moments(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy and variance of log p of each row's distribution, (N,) each."""
+    import torch
+
+    entropies, variances = [], []
+    for rows_RV in logits_NV.split(_ROWS_TOGETHER):
+        # Words that are ruled out have probability 0 and must not make 0 · ∞ of it.
+        log_p_RV = rows_RV.float().log_softmax(-1).clamp(min=-1e4)
+        p_RV = log_p_RV.exp()
+        mean_R = torch.linalg.vecdot(p_RV, log_p_RV)
+        # Around the mean: the difference of two squares would lose the small variance of a sure distribution.
+        variances.append(torch.linalg.vecdot(p_RV, (log_p_RV - mean_R[:, None]).square_()))
+        entropies.append(-mean_R)
+    return torch.cat(entropies), torch.cat(variances)

@@ -6,21 +6,25 @@ killed audit goes on where it stopped; a line that was cut off by the kill is dr
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expunge.errors import ExpungeError
 from expunge.files import reported_disk_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one model did with one example; a part is None until its pass has run."""
+    """What one model did with one example; a part is None until its pass has run, or where the data do not ask for it."""
 
     id: str
     """`Example.id`."""
@@ -28,8 +32,30 @@ class Record:
     """Log-probability of each labelled token under teacher forcing, nats."""
     hits_T: NDArray[np.bool_] | None = None
     """Whether each labelled token is the most likely one under teacher forcing."""
+    entropy_T: NDArray[np.float32] | None = None
+    """Entropy of the distribution each labelled token was to come from, nats."""
+    variance_T: NDArray[np.float32] | None = None
+    """Variance of log p under that distribution, nats²: Σ p·log²p - entropy²."""
     generated: str | None = None
     """The greedy answer."""
+    paraphrased_N: NDArray[np.float32] | None = None
+    """Mean log-probability a token of each paraphrase of the answer."""
+    perturbed_N: NDArray[np.float32] | None = None
+    """Mean log-probability a token of each wrong answer in the same words."""
+    letters_N: NDArray[np.float32] | None = None
+    """Log-probability of the letter of each option of a multiple-choice question."""
+    permuted_PN: NDArray[np.float32] | None = None
+    """The same with the options moved round by 1, 2, … places; a column is an option, wherever it stood."""
+    options_N2: NDArray[np.float32] | None = None
+    """Summed log-probability of each option written out, and its characters."""
+    prefixed: str | None = None
+    """The greedy answer once the model has been made to begin it obligingly."""
+    gradient_norm: float | None = None
+    """Euclidean norm of the loss's gradient with respect to all weights."""
+    lens_L: NDArray[np.float32] | None = None
+    """Mean log-probability a token of the answer read off after each layer, the embedding first, the output last."""
+    hidden_LD: NDArray[np.float16] | None = None
+    """Mean hidden state over the labelled tokens, at a few layers."""
 
 
 class EvidenceStore:
@@ -45,37 +71,83 @@ class EvidenceStore:
                 self._read()
 
     def __contains__(self, key: tuple[str, str]) -> bool:
-        """Whether the part (`scores` or `generated`) of an example id is known."""
+        """Whether a part (`scores`, `generated`, …) of an example id is known."""
         id, part = key
         return part in self._parts.get(id, {})
 
-    def add_scores(self, id: str, log_p_T: NDArray[np.float32], hits_T: NDArray[np.bool_]) -> None:
+    def has(self, ids: Iterable[str], *parts: str) -> bool:
+        """Whether all parts of all these examples are known."""
+        return all(part in self._parts.get(id, {}) for id in ids for part in parts)
+
+    def add_scores(
+        self,
+        id: str,
+        log_p_T: NDArray[np.float32],
+        hits_T: NDArray[np.bool_],
+        entropy_T: NDArray[np.float32] | None = None,
+        variance_T: NDArray[np.float32] | None = None,
+    ) -> None:
         """Keep the teacher-forced pass of one example."""
-        # Five digits: .00001 nats is far below what any interval can tell.
-        log_p = [round(float(value), 5) for value in log_p_T]
-        self._append({"id": id, "scores": {"log_p": log_p, "hits": "".join("1" if hit else "0" for hit in hits_T)}})
+        scores = {"log_p": rounded(log_p_T), "hits": "".join("1" if hit else "0" for hit in hits_T)}
+        if entropy_T is not None and variance_T is not None:
+            scores |= {"entropy": rounded(entropy_T), "variance": rounded(variance_T)}
+        self.add(id, scores=scores)
 
     def add_answer(self, id: str, generated: str) -> None:
         """Keep the greedy answer of one example."""
-        self._append({"id": id, "generated": generated})
+        self.add(id, generated=generated)
+
+    def add(self, id: str, **parts: Any) -> None:
+        """Keep parts of one example, as JSON-like values.
+
+        Raises:
+            ExpungeError: a number is NaN or infinite, as a broken model gives; or the disk is full.
+        """
+        row = {"id": id, **parts}
+        try:
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+        except ValueError:
+            raise ExpungeError(
+                f"the model gave a value that is not a number ({', '.join(parts)} of example {id})",
+                where=self._path,
+                remedy="load it in float32 or bfloat16, and check that its weights are whole",
+            ) from None
+        with reported_disk_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+        self._parts.setdefault(id, {}).update(row)
 
     def __getitem__(self, id: str) -> Record:
         """All that is known of one example."""
         import numpy as np
 
         parts = self._parts.get(id, {})
-        scores = parts.get("scores")
+        scores = parts.get("scores", {})
+
+        def numbers(holder: dict[str, Any], name: str) -> NDArray[np.float32] | None:
+            return np.array(holder[name], dtype=np.float32) if name in holder else None
+
         return Record(
             id,
-            None if scores is None else np.array(scores["log_p"], dtype=np.float32),
-            None if scores is None else np.array([hit == "1" for hit in scores["hits"]]),
-            parts.get("generated"),
+            log_p_T=numbers(scores, "log_p"),
+            hits_T=np.frombuffer(scores["hits"].encode(), np.uint8) == ord("1") if scores else None,
+            entropy_T=numbers(scores, "entropy"),
+            variance_T=numbers(scores, "variance"),
+            generated=parts.get("generated"),
+            paraphrased_N=numbers(parts, "paraphrased"),
+            perturbed_N=numbers(parts, "perturbed"),
+            letters_N=numbers(parts, "letters"),
+            permuted_PN=numbers(parts, "permuted"),
+            options_N2=numbers(parts, "options"),
+            prefixed=parts.get("prefixed"),
+            gradient_norm=parts.get("gradient"),
+            lens_L=numbers(parts, "lens"),
+            hidden_LD=unpacked(parts["hidden"]) if "hidden" in parts else None,
         )
 
-    def _append(self, row: dict[str, Any]) -> None:
-        with reported_disk_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._parts.setdefault(row["id"], {}).update(row)
+    def samples(self, id: str, count: int, seed: int) -> tuple[str, ...] | None:
+        """The answers drawn to one example, so many by that seed; None: they were not drawn."""
+        found = self._parts.get(id, {}).get(samples_part(count, seed))
+        return None if found is None else tuple(found)
 
     def _read(self) -> None:
         whole = 0
@@ -93,3 +165,27 @@ class EvidenceStore:
         if whole != self._path.stat().st_size:
             with self._path.open("rb+") as stream:
                 stream.truncate(whole)
+
+
+def samples_part(count: int, seed: int) -> str:
+    """The part that holds so many answers drawn by that seed: other numbers stand beside it, and nothing greedy is lost."""
+    return f"samples-{count}-{seed}"
+
+
+def rounded(values: Any) -> Any:
+    """Numbers, in nested rows perhaps, as JSON holds them: six digits each, which is what float32 knows."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    return [rounded(value) for value in values] if isinstance(values, list | tuple) else float(f"{values:.6g}")
+
+
+def packed(values_LD: NDArray[np.float16]) -> list[Any]:
+    """A matrix of half-precision numbers as JSON holds it: width and base64, a sixth of the digits' length."""
+    return [values_LD.shape[1], base64.b64encode(values_LD.astype("<f2").tobytes()).decode()]
+
+
+def unpacked(value: list[Any]) -> NDArray[np.float16]:
+    """What `packed` packed."""
+    import numpy as np
+
+    return np.frombuffer(base64.b64decode(value[1]), "<f2").reshape(-1, value[0])

@@ -13,7 +13,13 @@ from expunge.metrics import BoolArray, Direction, FloatArray, Part, metric
 from expunge.metrics.inputs import checked_hits
 
 
-@metric("exact-memorisation", needs=(Part.HITS,), better=Direction.LOWER, span=(0.0, 1.0))
+@metric(
+    "exact-memorisation",
+    needs=(Part.HITS,),
+    better=Direction.LOWER,
+    span=(0.0, 1.0),
+    paper="Tirumala et al. 2022, arXiv 2205.10770",
+)
 def exact_memorisation(hits_BT: Sequence[BoolArray]) -> FloatArray:
     """Share of an answer's tokens that are the most likely ones under teacher forcing.
 

@@ -14,7 +14,13 @@ from expunge.metrics import BoolArray, Direction, FloatArray, Part, metric
 from expunge.metrics.inputs import checked_hits
 
 
-@metric("extraction-strength", needs=(Part.HITS,), better=Direction.LOWER, span=(0.0, 1.0))
+@metric(
+    "extraction-strength",
+    needs=(Part.HITS,),
+    better=Direction.LOWER,
+    span=(0.0, 1.0),
+    paper="Carlini et al. 2021, arXiv 2012.07805",
+)
 def extraction_strength(hits_BT: Sequence[BoolArray]) -> FloatArray:
     """1 - k/T, where k is the length of the shortest prefix after which greedy decoding writes the rest exactly.
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from expunge.metrics import Direction, FloatArray, Over, Part, metric
+from expunge.metrics import Direction, FloatArray, Part, membership, metric
 from expunge.metrics.inputs import checked_log_p
 
 
-@metric("loss", needs=(Part.LOG_P,), better=Direction.HIGHER, span=(0.0, None))
+@metric("loss", needs=(Part.LOG_P,), better=Direction.HIGHER, span=(0.0, None), paper="Yeom et al. 2018, arXiv 1709.01604")
 def loss(log_p_BT: Sequence[FloatArray]) -> FloatArray:
     """Mean negative log-likelihood of an answer's tokens.
 
@@ -30,7 +30,7 @@ def loss(log_p_BT: Sequence[FloatArray]) -> FloatArray:
     return np.array([max(0.0, -log_p_T.mean()) for log_p_T in checked_log_p(log_p_BT)])
 
 
-@metric("loss-auc", needs=(Part.LOG_P,), better=Direction.MIDDLE, span=(0.0, 1.0), over=Over.MEMBERS)
+@membership("loss", needs=(Part.LOG_P,), paper="Yeom et al. 2018, arXiv 1709.01604")
 def loss_membership(log_p_BT: Sequence[FloatArray]) -> FloatArray:
     """Membership score of the loss attack: minus the loss.
 

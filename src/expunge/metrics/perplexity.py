@@ -23,7 +23,9 @@ class Totals(NamedTuple):
     """Number of labelled tokens of each example, ≥ 1."""
 
 
-@metric("perplexity", needs=(Part.LOG_P,), better=Direction.HIGHER, span=(1.0, None), over=Over.TOKENS)
+@metric(
+    "perplexity", needs=(Part.LOG_P,), better=Direction.HIGHER, span=(1.0, None), over=Over.TOKENS, paper="Jelinek et al. 1977"
+)
 def totals(log_p_BT: Sequence[FloatArray]) -> Totals:
     """Nats and tokens of each example; `perplexity` makes one number of them.
 

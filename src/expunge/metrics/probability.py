@@ -13,7 +13,13 @@ from expunge.metrics import Direction, FloatArray, Part, metric
 from expunge.metrics.inputs import checked_log_p
 
 
-@metric("probability", needs=(Part.LOG_P,), better=Direction.LOWER, span=(0.0, 1.0))
+@metric(
+    "probability",
+    needs=(Part.LOG_P,),
+    better=Direction.LOWER,
+    span=(0.0, 1.0),
+    paper="Maini et al. 2024, arXiv 2401.06121, section 2.2",
+)
 def probability(log_p_BT: Sequence[FloatArray]) -> FloatArray:
     """Geometric mean of the probabilities of an answer's tokens.
 

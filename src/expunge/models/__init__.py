@@ -9,6 +9,7 @@ from expunge.models.loading import (
     load_model,
     load_tokenizer,
     model_fingerprint,
+    on_disk,
     resolve_base,
     save_trained,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "load_tokenizer",
     "model_fingerprint",
     "model_shape",
+    "on_disk",
     "prepare_cpu",
     "resolve_base",
     "save_trained",

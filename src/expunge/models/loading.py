@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from functools import lru_cache
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ADAPTER_CONFIG = "adapter_config.json"
+# On processors that multiply bfloat16, bitsandbytes looks for a faster kernel as soon as PEFT imports it, and complains that
+# there is none.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 _CONTENT = ("*.safetensors", "config.json", "tokenizer.json")
 
 
@@ -81,7 +85,12 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    name: str | Path, *, dtype: str = "float32", bits: Literal[4, 8] | None = None, trainable: bool = False
+    name: str | Path,
+    *,
+    dtype: str = "float32",
+    bits: Literal[4, 8] | None = None,
+    four_bits: Literal["nf4", "fp4"] = "nf4",
+    trainable: bool = False,
 ) -> PreTrainedModel | PeftModel:
     """A causal language model, in evaluation mode; a PEFT model when `name` is an adapter.
 
@@ -90,6 +99,7 @@ def load_model(
         dtype: of the base's weights: `float32`, `bfloat16`, `float16`; with `bits`, what is computed in.
         bits: keep the base's linear layers in so many bits a weight, by bitsandbytes (Dettmers et al. 2023, arXiv
             2305.14314: NF4 with double quantisation; 2022, arXiv 2208.07339: LLM.int8). They cannot be trained.
+        four_bits: which 16 values 4 bits stand for.
         trainable: whether the adapter's weights may be trained further.
 
     Raises:
@@ -106,7 +116,7 @@ def load_model(
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if bits is not None:
-        options |= {"quantization_config": _quantisation(bits, options["dtype"]), "device_map": {"": device}}
+        options |= {"quantization_config": _quantisation(bits, options["dtype"], four_bits), "device_map": {"": device}}
     model: Any  # transformers' own annotations do not survive `.eval()` and `.to()`.
     try:
         read: Any = AutoModelForCausalLM.from_pretrained(
@@ -194,10 +204,10 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _quiet() -> None:
     """Our own progress is enough, and nobody who trains can act on what the libraries tell each other."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     # PEFT asks every model by the property's old name.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
@@ -209,13 +219,13 @@ def on_disk(name: str | Path) -> Path | str:
     return Path(name) if Path(name).exists() else str(name)
 
 
-def _quantisation(bits: Literal[4, 8], dtype: Any) -> Any:
+def _quantisation(bits: Literal[4, 8], dtype: Any, four_bits: str) -> Any:
     from transformers import BitsAndBytesConfig
 
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True, bnb_4bit_quant_type=four_bits, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
 
 

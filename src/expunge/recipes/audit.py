@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from expunge.audit.verdict import Rules
 from expunge.errors import ExpungeError, at_least
 from expunge.examples import Example, read_examples, refuse_overlap
 from expunge.files import fingerprint, sha256
-from expunge.progress import Bar, progress
+from expunge.recipes.audit_evidence import AskedSet, Recorded, record
+from expunge.recipes.lm_eval_task import lm_eval_examples
 from expunge.runs import Run, settings_of
 
 if TYPE_CHECKING:
-    from expunge.audit.measure import Answered, Place
     from expunge.audit.results import Audit, AuditedModel
-    from expunge.evidence import EvidenceStore
     from expunge.ledger import DeletionRequest
 
 AUDIT = "audit.json"
-# Raise it when the passes change what they record, so that no old evidence is taken for new.
-_EVIDENCE = 1
+_OF_THE_CLAIMS = ("forget", "retain", "holdout", "ordinary", "utility")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +45,23 @@ class AuditConfig:
     """The reference: trained on everything but the forget set. Without it the rules are weaker, and a warning says so."""
     shipped: Path | None = None
     """The GGUF file that is given away; llama.cpp asks it the forget and retain questions."""
+    also_unlearned: tuple[str, ...] = ()
+    """Further runs of what made the unlearned model, with other seeds. Claims are then about their mean."""
+    set: tuple[str, ...] = ()
+    """Further sets to measure, as `NAME=FILE`; a FILE.yaml is a local multiple-choice task of lm-eval. `real_authors` and
+    `world_facts` go into TOFU's model utility."""
+    metrics: tuple[str, ...] = ()
+    """Further metrics beside those of the claims, or `all`; when not given, all whose evidence is cheap."""
+    samples: int = 16
+    """Answers drawn to each forget question, for leak-at-8."""
+    engine: Literal["hf", "api"] = "hf"
+    """`hf`: the models are read here. `api`: they are names of models behind `--base-url`, asked for answers alone."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server, such as `http://localhost:1234/v1`."""
+    api_key: str | None = None
+    """Its key; else what `OPENAI_API_KEY` holds. Never written."""
+    concurrency: int = 4
+    """Questions put to the server at once."""
     evidence: Path | None = None
     """Folder that keeps what was recorded, to be shared between audits; the run's own `evidence` when not given."""
     database: str | None = None
@@ -61,41 +76,27 @@ class AuditConfig:
     """Threads to compute with; one a core when not given."""
 
 
-class _Set(NamedTuple):
-    name: str
-    file: Path
-    examples: Sequence[Example]
-    fingerprint: str
-
-
 def audit(config: AuditConfig) -> Run:
     """Record evidence, measure, judge; resumes if killed, answers at once if done."""
-    from expunge.models import check_readable, model_fingerprint
+    from expunge.audit.wanted import metrics_wanted
 
-    at_least(1, max_seq_length=config.max_seq_length, threads=config.threads)
+    at_least(1, max_seq_length=config.max_seq_length, threads=config.threads, concurrency=config.concurrency)
+    at_least(8, samples=config.samples)
     at_least(0, seed=config.seed)
-    files = {"forget": config.forget, "retain": config.retain, "holdout": config.holdout, "ordinary": config.ordinary}
-    sets = [_Set(name, file, _distinct(read_examples(file)), sha256(file)) for name, file in files.items()]
-    refuse_overlap(sets[0].examples, sets[1].examples)
-    refuse_overlap([*sets[0].examples, *sets[1].examples], sets[2].examples)
-    models = {"target": config.target, "unlearned": config.unlearned}
-    models |= {"retrained": config.retrained} if config.retrained else {}
-    for name in models.values():
-        check_readable(name)
-    fingerprints = {role: model_fingerprint(name) for role, name in models.items()}
-    if config.shipped:
-        from expunge.deploy.gguf_file import read_gguf
-
-        read_gguf(config.shipped)
-        fingerprints["shipped"] = sha256(config.shipped)
+    metrics = metrics_wanted(config.metrics)
+    sets = _sets(config)
+    models = _models(config)
+    fingerprints = _fingerprints(config, models)
     inputs = fingerprints | {set_.name: set_.fingerprint for set_ in sets}
     if config.database:
         _requests(config)
-    settings = settings_of(config, without=("output", "evidence", "database", "threads", *models, "shipped", *files))
+    elsewhere = ("output", "evidence", "database", "threads", "concurrency", "set", "also_unlearned", "shipped")
+    files = ("forget", "retain", "holdout", "ordinary", "target", "unlearned", "retrained")
+    settings = settings_of(config, without=(*elsewhere, *files))
     with Run.open(config.output, "audit", settings, inputs) as run:
         if not run.finished:
-            found = _record(config, run, models, fingerprints, sets)
-            result = _judge(config, found, models, fingerprints, sets)
+            found = record(config, run, models, fingerprints, sets, metrics)
+            result = _judge(config, found, models, fingerprints, metrics)
             result.write(run.path / AUDIT)
             run.finish({AUDIT: ""}, claims=[[claim.model, claim.name, claim.ruling] for claim in result.claims])
         if config.database:
@@ -104,77 +105,111 @@ def audit(config: AuditConfig) -> Run:
         return run
 
 
-def _record(
-    config: AuditConfig, run: Run, models: dict[str, str], fingerprints: dict[str, str], sets: Sequence[_Set]
-) -> dict[Place, list[Answered]]:
-    """What every model does with every set: recorded now, or kept from an earlier audit."""
-    from expunge.audit.measure import Place
-    from expunge.batching import tokenize
-    from expunge.evidence import EvidenceStore, record_answers, record_scores
-    from expunge.models import load_model, load_tokenizer, prepare_cpu
+def _sets(config: AuditConfig) -> list[AskedSet]:
+    """The sets of the claims, checked against each other, and the further ones.
 
-    place = config.evidence or run.path / "evidence"
-    asked = [set_ for set_ in sets if set_.name in ("forget", "retain")]
-    tokenizer = load_tokenizer(config.target)
-    tokens = {set_.name: tokenize(set_.examples, tokenizer, max_seq_length=config.max_seq_length) for set_ in sets}
-    # Room for an answer a quarter longer than any that is expected; who rambles on is cut there.
-    most = max(example.labels for set_ in asked for example in tokens[set_.name]) * 5 // 4 + 8
-    settings = fingerprint([_EVIDENCE, config.max_seq_length, most])[:8]
+    Raises:
+        ExpungeError: a file cannot be read, sets overlap that must not, or a further set has no name or a taken one.
+    """
+    files = {"forget": config.forget, "retain": config.retain, "holdout": config.holdout, "ordinary": config.ordinary}
+    for given in config.set:
+        name, _, file = given.partition("=")
+        if not name or not file:
+            raise ExpungeError(f'--set "{given}" names no file', remedy="write --set NAME=FILE")
+        if name in files or name in _OF_THE_CLAIMS:
+            raise ExpungeError(f'there is a set "{name}" already', remedy="give the further set another name")
+        files[name] = Path(file)
+    sets = [_set(name, file) for name, file in files.items()]
+    forget, retain, holdout, _, *further = sets
+    refuse_overlap(forget.examples, retain.examples)
+    refuse_overlap([*forget.examples, *retain.examples], holdout.examples)
+    for set_ in further:
+        # Of the same people, another set may ask on purpose; the very same question would be counted on both sides.
+        rows = {(example.prompt, example.response): example for example in set_.examples}
+        for example in forget.examples:
+            if twin := rows.get((example.prompt, example.response)):
+                what = f"the same example also stands at {example.where}"
+                raise ExpungeError(what, where=twin.where, remedy="drop it from one of the two")
+    return sets
 
-    def store(role: str, set_: _Set) -> EvidenceStore:
-        return EvidenceStore(place / f"{fingerprints[role][:16]}-{set_.fingerprint[:16]}-{settings}.jsonl")
 
-    found: dict[Place, list[Answered]] = {}
-    prepare_cpu(config.threads)
-    for role, name in models.items():
-        stores = {set_.name: store(role, set_) for set_ in sets}
-        total = sum(len(set_.examples) for set_ in (*sets, *asked))
-        with run.timed(role), progress(f"Asking the {role} model", total) as bar:
-            if _incomplete(stores, sets, asked):
-                model: Any = load_model(name)
-                # Adapters are folded in: two small products a layer fewer for every token.
-                model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-                for set_ in sets:
-                    record_scores(model, tokens[set_.name], stores[set_.name], pad=tokenizer.pad_token_id, bar=bar)
-                for set_ in asked:
-                    record_answers(model, tokenizer, set_.examples, stores[set_.name], max_new_tokens=most, bar=bar)
-                del model
-        for set_ in sets:
-            found[Place(role, set_.name)] = list(_answered(set_, stores[set_.name]))
+def _set(name: str, file: Path) -> AskedSet:
+    if file.suffix in (".yaml", ".yml"):
+        examples = lm_eval_examples(file)
+        return AskedSet(name, file, examples, fingerprint([example.as_row() for example in examples]))
+    return AskedSet(name, file, _distinct(read_examples(file)), sha256(file))
+
+
+def _models(config: AuditConfig) -> dict[str, str]:
+    """Role → name; several runs of the unlearned model are numbered.
+
+    Raises:
+        ExpungeError: a model is not there or is broken on disk, or a server has no address.
+    """
+    from expunge.models import check_readable
+
+    unlearned = (config.unlearned, *config.also_unlearned)
+    roles = [f"unlearned-{number}" for number in range(1, len(unlearned) + 1)] if config.also_unlearned else ["unlearned"]
+    models = {"target": config.target, **dict(zip(roles, unlearned, strict=True))}
+    models |= {"retrained": config.retrained} if config.retrained else {}
+    if config.engine == "api":
+        if not config.base_url:
+            raise ExpungeError("--engine api needs the server's address", remedy="give --base-url")
+        return models
+    if config.base_url:
+        raise ExpungeError("--base-url is for --engine api", remedy="give both or neither")
+    for name in models.values():
+        check_readable(name)
+    return models
+
+
+def _fingerprints(config: AuditConfig, models: dict[str, str]) -> dict[str, str]:
+    from expunge.models import model_fingerprint
+
+    if config.engine == "api":
+        # A server does not tell which weights answer: the address and the name are all that is known.
+        found = {role: fingerprint([config.base_url, name]) for role, name in models.items()}
+    else:
+        found = {role: model_fingerprint(name) for role, name in models.items()}
     if config.shipped:
-        with run.timed("shipped"), progress("Asking the shipped file", sum(len(set_.examples) for set_ in asked)) as bar:
-            for set_ in asked:
-                answers = store("shipped", set_)
-                _ask_shipped(config.shipped, set_.examples, answers, most, config.threads, bar)
-                found[Place("shipped", set_.name)] = list(_answered(set_, answers))
+        from expunge.deploy.gguf_file import read_gguf
+
+        read_gguf(config.shipped)
+        found["shipped"] = sha256(config.shipped)
     return found
 
 
 def _judge(
-    config: AuditConfig,
-    found: dict[Place, list[Answered]],
-    models: dict[str, str],
-    fingerprints: dict[str, str],
-    sets: Sequence[_Set],
+    config: AuditConfig, found: Recorded, models: dict[str, str], fingerprints: dict[str, str], metrics: Sequence[str]
 ) -> Audit:
     from expunge.audit.assemble import assemble
-    from expunge.audit.results import AuditedSet
+    from expunge.audit.results import AuditedModel, AuditedSet
 
+    runs = [role for role in models if role.startswith("unlearned-")]
+    audited = _audited(models | ({"shipped": str(config.shipped)} if config.shipped else {}), fingerprints)
+    if runs:
+        together = fingerprint([fingerprints[role] for role in runs])
+        audited.insert(1, AuditedModel("unlearned", f"the {len(runs)} runs together", together))
+    sets = [
+        AuditedSet(
+            set_.name,
+            str(set_.file),
+            set_.fingerprint,
+            len(set_.examples),
+            len({example.subject for example in set_.examples}),
+        )
+        for set_ in found.sets
+    ]
     return assemble(
-        _audited(models | ({"shipped": str(config.shipped)} if config.shipped else {}), fingerprints),
-        [
-            AuditedSet(
-                set_.name,
-                str(set_.file),
-                set_.fingerprint,
-                len(set_.examples),
-                len({example.subject for example in set_.examples}),
-            )
-            for set_ in sets
-        ],
-        found,
+        audited,
+        sets,
+        found.answered,
         config.rules,
+        metrics=metrics,
+        runs={"unlearned": runs} if runs else {},
+        warnings=found.warnings,
         seed=config.seed,
+        settings={"metrics": [*config.metrics]},
     )
 
 
@@ -187,34 +222,6 @@ def _audited(names: dict[str, str], fingerprints: dict[str, str]) -> list[Audite
 def _distinct(examples: list[Example]) -> list[Example]:
     """Plain texts about nobody in particular each count as a subject of their own: intervals are drawn over subjects."""
     return [replace(example, subject=example.id) if example.prompt is None else example for example in examples]
-
-
-def _incomplete(stores: dict[str, EvidenceStore], sets: Sequence[_Set], asked: Sequence[_Set]) -> bool:
-    scored = all((example.id, "scores") in stores[set_.name] for set_ in sets for example in set_.examples)
-    return not scored or not all((example.id, "generated") in stores[set_.name] for set_ in asked for example in set_.examples)
-
-
-def _ask_shipped(
-    file: Path, examples: Sequence[Example], store: EvidenceStore, most: int, threads: int | None, bar: Bar
-) -> None:
-    from expunge.deploy.llama_cpp import LlamaServer
-
-    waiting = [example for example in examples if (example.id, "generated") not in store]
-    bar.advance(len(examples) - len(waiting))
-    if waiting:
-        with LlamaServer(file, threads=threads) as server:
-            answers = server.ask([str(example.prompt) for example in waiting], max_tokens=most)
-            for example, answer in zip(waiting, answers, strict=True):
-                store.add_answer(example.id, answer.text)
-                bar.advance(1)
-
-
-def _answered(set_: _Set, store: EvidenceStore) -> Iterator[Answered]:
-    from expunge.audit.measure import Answered
-
-    for example in set_.examples:
-        record = store[example.id]
-        yield Answered(example.subject, example.prompt or "", example.response, record.log_p_T, record.hits_T, record.generated)
 
 
 def _tell_ledger(config: AuditConfig, claims: Sequence[Sequence[str]]) -> None:

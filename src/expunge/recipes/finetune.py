@@ -102,6 +102,8 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
                 # A hair above, so that a twentieth of twenty is one.
                 warmup_steps=max(1, int(plan.steps * config.warmup_ratio + 1e-9)) if config.warmup_ratio else 0,
                 kind=config.scheduler,
+                adam_beta2=config.adam_beta2,
+                lora_plus_ratio=config.lora_plus_ratio,
                 accumulate=plan.rounds,
                 checkpoint_steps=config.checkpoint_steps,
                 eval_steps=config.eval_steps or max(1, plan.steps // config.epochs),

@@ -54,13 +54,14 @@ class FinetuneData(NamedTuple):
 
 
 def read_data(config: FinetuneConfig) -> FinetuneData:
-    """Read the sets; for a trial only some of each, drawn from the seed.
+    """Read the sets; for a trial a file of its own, or only some of each set, drawn from the seed.
 
     Raises:
         ExpungeError: nothing to learn was named, or a file cannot be read.
     """
     learnt = [path for path in (*config.data_file, config.retain_train, config.unlearn_train) if path is not None]
-    if config.dev and (config.dev_path or not learnt):
+    chosen = config.dev and (config.dev_path is not None or not learnt)
+    if chosen:
         learnt = [config.dev_path or DEV_SUBSET]
     if not learnt:
         raise ExpungeError(
@@ -83,7 +84,8 @@ def read_data(config: FinetuneConfig) -> FinetuneData:
         return data
     each = max(1, _DEV_EXAMPLES // len(data.learnt))
     return FinetuneData(
-        learnt=[_some(part, each, config.seed) for part in data.learnt],
+        # A file made for trials is taken whole.
+        learnt=data.learnt if chosen else [_some(part, each, config.seed) for part in data.learnt],
         ordinary=[_some(part, _DEV_EXAMPLES, config.seed) for part in data.ordinary],
         validation={name: _some(part, _DEV_EXAMPLES, config.seed) for name, part in data.validation.items()},
     )

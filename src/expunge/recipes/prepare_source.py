@@ -6,7 +6,8 @@ directory is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from expunge.files import write_json
 from expunge.progress import console
 from expunge.recipes.prepare import CONTAMINATION, ORDINARY_EVAL, ORDINARY_TRAIN, refuse
 from expunge.runs import MANIFEST, Run, check_place, settings_of
+from expunge.sources.split import FORGET_RATIOS
 
 if TYPE_CHECKING:
+    from expunge.examples import Example
     from expunge.sources import Material, Sets
     from expunge.sources.contamination import ContaminationReport
 
@@ -37,6 +40,10 @@ class PrepareConfig:
     """Run directory for the sets and the contamination report."""
     sample: int | None = None
     """Only so many of what the source is read by: rows, events, authors, papers or questions."""
+    forget_ratios: Annotated[tuple[float, ...], Parameter(alias="--forget-ratio", consume_multiple=True)] = FORGET_RATIOS
+    """Shares to be forgotten of all that is trained on, nested in each other; each makes a pair such as `forget10.jsonl` and
+    `retain90.jsonl`. The first also makes `forget.jsonl` and `retain.jsonl`, where the data do not say themselves what is to
+    be forgotten."""
     seed: int = 42
     """Fixes every draw. With one seed, a smaller forget ratio takes a part of what a larger one takes."""
     dry_run: bool = False
@@ -100,52 +107,81 @@ def _checked_and_written(
     config: PrepareConfig, command: str, known: dict[str, Any], inputs: dict[str, str], material: Material, place: Path
 ) -> Run:
     from expunge.sources.ordinary import ordinary_evaluation, ordinary_training
+    from expunge.sources.split import cut, pair_names, rows_of_subjects
 
-    main = {name: examples for name, examples in material.sets.items() if examples}
-    sets, report, dropped = _checked(main, material.subjects_apart, config)
-    reports = {"": report}
-    for name, other in material.further.items():
-        own, reports[name], more = _checked(
-            other | ({"holdout": sets["holdout"]} if "holdout" in sets else {}), material.subjects_apart, config
-        )
-        # The holdout is one for all: it only shrinks.
-        sets |= own
-        dropped += more
-    for name, found in reports.items():
-        console.print(f"{name}: {found.in_words()}" if name else found.in_words(), soft_wrap=True, markup=False)
-        if not (found.clean or config.allow_contaminated):
-            refuse(found, place)
-    rows = {name: len(examples) for name, examples in sets.items()}
+    found = cut(material.line, config.forget_ratios, main=material.trained)
+    if found.left_out:
+        console.print(f"No sets of their own for forget ratios {found.left_out}.", soft_wrap=True, markup=False)
+    subjects = material.line.subjects
+    borders = {ratio: len(rows_of_subjects(subjects[:count])) for ratio, count in found.nested.items()}
+    line = rows_of_subjects(subjects)
+    sets = {name: examples for name, examples in material.sets.items() if examples}
+    before = sum(map(len, sets.values()))
+    if material.trained:
+        main = len(rows_of_subjects(subjects[: found.forgotten]))
+        before += len(line)
+        sets = {"forget": line[:main], "retain": line[main:], **sets}
+    places = {id(example): number for number, example in enumerate(line)}
+    sets, report = _checked(sets, material, {pair_names(ratio)[0]: border for ratio, border in borders.items()}, places, config)
+    console.print(report.in_words(), soft_wrap=True, markup=False)
+    if not (report.clean or config.allow_contaminated):
+        refuse(report, place, "pass --drop-contaminated to leave out one side of each pair")
+    left = {id(example) for examples in sets.values() for example in examples}
+    pairs: Sets = {}
+    for ratio, border in borders.items():
+        for name, examples in zip(pair_names(ratio), (line[:border], line[border:]), strict=True):
+            pairs[name] = [example for example in examples if id(example) in left]
+            _refuse_empty(name, pairs[name])
+    dropped = before - sum(map(len, sets.values()))
+    rows = {name: len(examples) for name, examples in (sets | pairs).items()}
     results = {"rows": rows, **material.counts, "dropped": dropped, "reasons": report.reasons}
     if config.dry_run:
         return Run(config.output, {"state": "dry run", "outputs": {}, "results": results})
 
     with Run.open(config.output, command, known, inputs) as run:
-        written = {f"{name}.jsonl": examples for name, examples in sets.items()}
-        if material.ordinary:
+        written = {f"{name}.jsonl": examples for name, examples in (sets | pairs).items()}
+        if material.trained:
             written |= {ORDINARY_TRAIN: ordinary_training(), ORDINARY_EVAL: ordinary_evaluation()}
         for name, examples in written.items():
             write_examples(run.path / name, examples)
         files = material.files(sets)
         for name, lines in files.items():
             write_rows(run.path / name, lines)
-        further = {name: found.as_json() for name, found in reports.items() if name}
-        write_json(run.path / CONTAMINATION, report.as_json() | ({"further": further} if further else {}))
+        write_json(run.path / CONTAMINATION, report.as_json())
         run.finish(dict.fromkeys((*written, *files, CONTAMINATION), ""), **results)
         return run
 
 
-def _checked(sets: Sets, apart: bool, config: PrepareConfig) -> tuple[Sets, ContaminationReport, int]:
-    """The sets and what was found in them; where it is asked for, without what overlaps, and how many rows that was."""
+def _checked(
+    sets: Sets, material: Material, borders: Mapping[str, int], places: Mapping[int, int], config: PrepareConfig
+) -> tuple[Sets, ContaminationReport]:
+    """The sets and what was found in them; where it is asked for, without what overlaps.
+
+    Args:
+        sets: the main sets and the others.
+        material: what they are made of.
+        borders: how many examples at the front of the line each further forget set holds.
+        places: where in the line an example stands, by its identity.
+        config: whether to leave out what overlaps.
+    """
     from expunge.sources.contamination import check_contamination, without_overlap
 
-    before = sum(map(len, sets.values()))
-    report = check_contamination(sets, subjects_apart=apart)
+    def checked() -> ContaminationReport:
+        trained: list[Example] = [*sets["forget"], *sets["retain"]] if material.trained else []
+        left = sorted(places[id(example)] for example in trained)
+        nested = {name: bisect_left(left, border) for name, border in borders.items()} if trained else {}
+        return check_contamination(sets, subjects_apart=material.subjects_apart, nested=nested)
+
+    report = checked()
     while config.drop_contaminated and not report.clean:
         console.print(report.in_words(), "Left out.", sep="\n", soft_wrap=True, markup=False)
         sets = without_overlap(sets, report)
         for name, examples in sets.items():
-            if not examples:
-                raise ExpungeError(f"nothing of {name} is left without what overlaps", remedy="check the data")
-        report = check_contamination(sets, subjects_apart=apart)
-    return sets, report, before - sum(map(len, sets.values()))
+            _refuse_empty(name, examples)
+        report = checked()
+    return sets, report
+
+
+def _refuse_empty(name: str, examples: Sequence[Example]) -> None:
+    if not examples:
+        raise ExpungeError(f"nothing of {name} is left without what overlaps", remedy="check the data")

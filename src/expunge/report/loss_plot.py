@@ -19,13 +19,14 @@ text { fill: var(--soft); } .value, .name { fill: var(--ink); } .end { text-anch
 """
 
 
-def loss_plot(trace: Sequence[Mapping[str, float]], names: Mapping[str, str], *, title: str) -> str:
+def loss_plot(trace: Sequence[Mapping[str, float]], names: Mapping[str, str], *, title: str, axis: str = "step") -> str:
     """A whole SVG document.
 
     Args:
         trace: rows with `step` and some of the columns in `names`, by step.
         names: column → what it is called in the picture, at most four.
         title: stands above the picture.
+        axis: what `step` counts.
     """
     lines = [
         Series(name, tuple((row["step"], row[column]) for row in trace if column in row)) for column, name in names.items()
@@ -37,7 +38,9 @@ def loss_plot(trace: Sequence[Mapping[str, float]], names: Mapping[str, str], *,
         parts.append(f'<svg x="{across}" y="26" width="30" height="10">{drawing}</svg>')
         parts.append(f'<text x="{across + 36}" y="35">{escape(name)}</text>')
         across += 60 + 6.2 * len(name)
-    plot = curves(lines, label=f"{title}, nats a token, over the steps") if lines else ""
+    plot = (
+        curves(lines, label=f"{title}, nats a token, over the steps" if axis == "step" else title, axis=axis) if lines else ""
+    )
     parts.append(f'<svg x="0" y="46" width="400" height="228">{plot}</svg>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 410 280" width="820" height="560"><style>{_STYLE}</style>'

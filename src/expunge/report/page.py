@@ -22,7 +22,7 @@ _SETS = ("forget", "retain", "holdout", "ordinary")
 _PLAIN_NAMES = {"target": "Target", "unlearned": "Unlearned model", "retrained": "Retrained model", "shipped": "Shipped file"}
 _SPELLINGS = {
     "auc": "AUC", "rouge": "ROUGE", "rougel": "ROUGE-L", "mmlu": "MMLU", "wmdp": "WMDP", "kl": "KL", "tpr": "TPR", "fpr": "FPR",
-    "mia": "MIA", "k": "K", "l": "L", "gguf": "GGUF", "f16": "f16",
+    "mia": "MIA", "f1": "F1", "privleak": "PrivLeak", "zlib": "zlib", "k": "K", "l": "L", "gguf": "GGUF", "f16": "f16",
 }  # fmt: skip
 _GLOSSARY = {
     "rouge-l-recall": "Share of the expected answer's words, in their order, that the model's own answer holds.",
@@ -60,6 +60,8 @@ def render(audit: Audit, manifests: Mapping[str, dict[str, Any]], *, title: str,
     environment.filters |= {"number": plots.number, "metric": metric_name, "spoken_time": _spoken_time, "seconds": _seconds}
     files = resources.files("expunge.report")
     roles = _in_order([model.role for model in audit.models] or [score.model for score in audit.scores], plots.ROLES)
+    # Forty metrics on seven sets would hide what the verdict is made of: the others wait in a table of their own.
+    first, further = _first_and_further(audit.scores)
     page = environment.from_string(files.joinpath("template.html").read_text("utf-8")).render(
         title=title,
         style=Markup(files.joinpath("style.css").read_text("utf-8")),
@@ -69,9 +71,9 @@ def render(audit: Audit, manifests: Mapping[str, dict[str, Any]], *, title: str,
         swatch=plots.swatch,
         sets={set_.name: set_ for set_ in audit.sets},
         verdicts=_verdicts(audit.claims),
-        table=_table(audit.scores, roles),
-        forests=_forests(audit.scores, roles),
-        distributions=_distributions(audit.scores, roles),
+        tables=[_table(own, roles) for own in (first, further)],
+        forests=_forests(first, roles),
+        distributions=_distributions(first, roles),
         plane=_plane(audit, roles),
         courses=_courses(manifests),
         questions=_questions(audit.answers, roles, quoted),
@@ -87,10 +89,17 @@ def render(audit: Audit, manifests: Mapping[str, dict[str, Any]], *, title: str,
     return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", page)
 
 
+def _first_and_further(scores: Sequence[Score]) -> tuple[list[Score], list[Score]]:
+    """Those of the claims' metrics on the claims' sets, and the others; all of them are first where there are no such."""
+    first = [score for score in scores if score.metric in _GLOSSARY and score.set in _SETS]
+    further = [score for score in scores if not (score.metric in _GLOSSARY and score.set in _SETS)]
+    return (first, further) if first else (further, first)
+
+
 def metric_name(metric: str) -> str:
     """`rouge-l-recall` → `ROUGE-L recall`, `min-k-auc` → `Min-K% AUC`."""
     words = [_SPELLINGS.get(word.lower(), word) for word in re.split(r"[-_\s]+", metric) if word]
-    name = " ".join(words).replace("ROUGE L", "ROUGE-L").replace("min K", "Min-K%").replace("Min-K% ++", "Min-K%++")
+    name = " ".join(words).replace("ROUGE L", "ROUGE-L").replace("min K", "Min-K%").replace("Min-K% plus plus", "Min-K%++")
     return name[:1].upper() + name[1:]
 
 

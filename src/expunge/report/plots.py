@@ -234,7 +234,7 @@ class Series(NamedTuple):
     """(step, value), by step."""
 
 
-def curves(series: Sequence[Series], *, label: str) -> Markup:
+def curves(series: Sequence[Series], *, label: str, axis: str = "step") -> Markup:
     """Numbers over the steps of a run; `key` names the lines."""
     width, left, right, top, bottom = 400, 46, 348, 10, 190
     steps = [step for line in series for step, _ in line.points]
@@ -263,7 +263,7 @@ def curves(series: Sequence[Series], *, label: str) -> Markup:
                 class_=f"series-{index % 4}",
             )
         )
-    parts.append(_tag("text", "step →", x=right, y=bottom + 32, class_="end axis-name"))
+    parts.append(_tag("text", f"{axis} →", x=right, y=bottom + 32, class_="end axis-name"))
     return _svg(width, bottom + 38, label, *parts)
 
 

@@ -1,7 +1,7 @@
 """Where examples come from: one file each.
 
 A file whose data are split or laid out for unlearning registers itself with `source`, and `expunge prepare` has a command
-of its name. It says in one place what it can be told (its config), how its rows are read, and which sets come of them.
+of its name. It says in one place what it can be told (its config), how its rows are read, and who is forgotten first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from expunge.examples import Example
 from expunge.registry import Registry
+from expunge.sources.split import Line
 
 Sets = dict[str, list[Example]]
 
@@ -18,18 +19,20 @@ Sets = dict[str, list[Example]]
 class Material(NamedTuple):
     """What a source makes of its input."""
 
+    line: Line
+    """Those to be trained on (or, for an evaluation, to be asked about), in the order in which they are forgotten."""
     sets: Sets
-    """Examples by the name of their set: checked against each other, and written as `<set>.jsonl`."""
-    further: dict[str, Sets] = {}  # noqa: RUF012
-    """Other splits of the same examples by name: each is checked and written as the sets are, with the same holdout."""
+    """Further examples by the name of their set, such as the holdout; checked against the others, and written as
+    `<set>.jsonl`."""
     files: Callable[[Sets], dict[str, list[dict[str, Any]]]] = lambda _: {}
     """The rows of further files by name, made of the sets as they are written."""
     counts: dict[str, int] = {}  # noqa: RUF012
     """What was found and what was left out, in numbers."""
     subjects_apart: bool = True
     """Whether a subject belongs to one set alone."""
-    ordinary: bool = True
-    """Whether ordinary text, to train and to measure on, is written beside the sets."""
+    trained: bool = True
+    """Whether models are trained on it: `forget.jsonl`, `retain.jsonl` and ordinary text are written then. What is for
+    evaluation alone has its own sets, and the pairs of the forget ratios are taken from them."""
 
 
 class Source(NamedTuple):

@@ -21,6 +21,9 @@ What counts, and why, for short clinical text:
 - **A contradiction** (born after the visit, a stated age more than a year off, one person born in two different years) is
   a broken row and is refused too.
 
+Smaller and larger forget sets of the same examples are looked at in the same pass: what lies across the border of one of them
+alone is reported under its name. Sections are judged for the main sets only, because their share depends on a set's size.
+
 Duplicates within one set are no contamination and are not looked for. Near duplicates are found with MinHash (Broder 1997)
 in 25 bands of 5 rows (a pair at .8 is missed once in 20,000), then verified by the true Jaccard. Time and memory are linear
 in rows: one pair is kept for a row and another set, and a row is compared with at most 8 rows of a bucket.
@@ -31,6 +34,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -113,6 +117,8 @@ class ContaminationReport:
     section_share: float
     """Largest share, over pairs of sets, of the smaller set's examples that have such a section."""
     contradictions: list[Contradiction]
+    nested: dict[str, dict[str, list[Overlap]]]
+    """By the name of a further forget set: what lies across its border alone, under the names above."""
 
     @property
     def clean(self) -> bool:
@@ -122,21 +128,19 @@ class ContaminationReport:
     @property
     def reasons(self) -> list[str]:
         """Why the sets are refused; empty if they are not."""
-        found = [
-            _counted(self.subjects, "subject on two sides", "subjects on two sides"),
-            _counted(self.exact, "response stands in two sets", "responses stand in two sets"),
-            _counted(self.near, "near duplicate", "near duplicates"),
-            _counted(self.renamed, "copy under another name", "copies under another name"),
-            _counted(self.mentions, "person named in another set", "people named in another set"),
-            _counted(self.contradictions, "contradiction", "contradictions"),
-        ]
+        found = [_counted(getattr(self, kind), *words) for kind, words in _IN_WORDS.items()]
+        found.append(_counted(self.contradictions, "contradiction", "contradictions"))
         if self.section_share > SECTION_SHARE:
             found.append(f"{self.section_share:.0%} of a set share a section with another (allowed: {SECTION_SHARE:.0%})")
+        for name, overlaps in self.nested.items():
+            words = [_counted(those, *_IN_WORDS[kind]) for kind, those in overlaps.items()]
+            found.append(f"{name}: {', '.join(words)}" if words else "")
         return [reason for reason in found if reason]
 
     def first_place(self) -> str:
         """`file:line` of the first thing found, for a message."""
-        for overlap in (*self.subjects, *self.exact, *self.near, *self.renamed, *self.mentions, *self.sections):
+        inner = (each for overlaps in self.nested.values() for those in overlaps.values() for each in those)
+        for overlap in (*self.subjects, *self.exact, *self.near, *self.renamed, *self.mentions, *inner, *self.sections):
             return f"{overlap.first.where} and {overlap.second.where}"
         return self.contradictions[0].place.where if self.contradictions else ""
 
@@ -149,14 +153,10 @@ class ContaminationReport:
             lines.append(
                 f"Sections shared: {shared} ({self.section_share:.1%} of the smaller set; allowed: {SECTION_SHARE:.0%})."
             )
-        for title, overlaps in (
-            ("same subject", self.subjects),
-            ("same response", self.exact),
-            ("near duplicate", self.near),
-            ("another name", self.renamed),
-            ("named", self.mentions),
-            ("same section", self.sections),
-        ):
+        shown = [(title, getattr(self, kind)) for kind, title in _TITLES_OF.items()]
+        for name, kinds in self.nested.items():
+            shown += [(f"{name}, {_TITLES_OF[kind]}", those) for kind, those in kinds.items()]
+        for title, overlaps in shown:
             lines += [
                 f"  {title}, {each.similarity:.2f}: {_spot(each.first)} and {_spot(each.second)}: {each.words}"
                 for each in overlaps[:3]
@@ -166,25 +166,61 @@ class ContaminationReport:
 
     def as_json(self) -> dict[str, Any]:
         """The report as a JSON object, with `clean` and `reasons`."""
-        lists = {
-            name: [{key: part._asdict() if isinstance(part, Place) else part for key, part in _fields(each)} for each in found]
-            for name, found in _fields(self)
-            if isinstance(found, list)
-        }
-        return {"clean": self.clean, "reasons": self.reasons, "rows": self.rows, "section_share": self.section_share, **lists}
+        lists = {name: _listed(found) for name, found in _fields(self) if isinstance(found, list)}
+        nested = {name: {kind: _listed(those) for kind, those in kinds.items()} for name, kinds in self.nested.items()}
+        said = {"clean": self.clean, "reasons": self.reasons, "rows": self.rows, "section_share": self.section_share}
+        return {**said, **lists, "nested": nested}
 
 
-def check_contamination(sets: Mapping[str, Sequence[Example]], *, subjects_apart: bool = True) -> ContaminationReport:
+_IN_WORDS = {
+    "subjects": ("subject on two sides", "subjects on two sides"),
+    "exact": ("response stands in two sets", "responses stand in two sets"),
+    "near": ("near duplicate", "near duplicates"),
+    "renamed": ("copy under another name", "copies under another name"),
+    "mentions": ("person named in another set", "people named in another set"),
+}
+_TITLES_OF = {
+    "subjects": "same subject",
+    "exact": "same response",
+    "near": "near duplicate",
+    "renamed": "another name",
+    "mentions": "named",
+    "sections": "same section",
+}
+
+
+def check_contamination(
+    sets: Mapping[str, Sequence[Example]],
+    *,
+    subjects_apart: bool = True,
+    line: Sequence[str] = ("forget", "retain"),
+    nested: Mapping[str, int] | None = None,
+) -> ContaminationReport:
     """Look for overlap between sets of examples and for contradictions within them.
 
     Args:
         sets: examples by the name of their set, such as forget, retain and holdout.
         subjects_apart: whether a subject belongs to one set alone. Not so for topics that stand in every set.
+        line: the sets that `nested` counts through, one after the other.
+        nested: further forget sets by name: how many examples at the front of that line each holds.
     """
-    rows = [_row(name, index, example) for name, examples in sets.items() for index, example in enumerate(examples)]
+    borders = sorted((nested or {}).values())
+    rows: list[_Row] = []
+    position: dict[Place, int] = {}
+    passed = 0
+    for name, examples in sets.items():
+        for index, example in enumerate(examples):
+            row = _row(name, index, example)
+            if borders and name in line:
+                # Rows that a subject has of one place lie on the same side of every border.
+                position.setdefault(row.place, passed)
+                row = row._replace(part=f"{name} {bisect_right(borders, passed)}")
+                passed += 1
+            rows.append(row)
+
     subjects, seen = [], set()
     for one, two in _sharing(rows, ([_name(row.place.subject)] for row in rows)) if subjects_apart else ():
-        if (pair := (_name(one.place.subject), one.place.set, two.place.set)) not in seen:
+        if (pair := (_name(one.place.subject), one.part, two.part)) not in seen:
             seen.add(pair)
             subjects.append(Overlap(one.place, two.place, 1.0, two.place.subject))
     exact = [_overlap(one, two) for one, two in _sharing(rows, ([row.text] for row in rows))]
@@ -199,32 +235,57 @@ def check_contamination(sets: Mapping[str, Sequence[Example]], *, subjects_apart
         for one, two in _sharing(rows, (row.sections for row in rows))
         if (one.place, two.place) not in whole
     }
+    mentions = list(_mentions(rows)) if subjects_apart else []
+    found = {"subjects": subjects, "exact": exact, "near": near, "renamed": renamed, "mentions": mentions}
+    main = {kind: _between_sets(those, by_subject=kind in ("subjects", "mentions")) for kind, those in found.items()}
     return ContaminationReport(
         rows={name: len(examples) for name, examples in sets.items()},
-        subjects=subjects,
-        exact=exact,
-        near=near,
-        renamed=renamed,
-        mentions=list(_mentions(rows)) if subjects_apart else [],
-        sections=list(sections.values()),
+        **main,
+        sections=_between_sets(sections.values()),
         section_share=_section_share(rows),
         contradictions=[
             *(Contradiction(row.place, wrong) for row in rows if (wrong := _contradiction(row.example))),
             *(_two_births(rows) if subjects_apart else ()),
         ],
+        nested=_across(found, nested or {}, position),
     )
 
 
+def _between_sets(found: Iterable[Overlap], *, by_subject: bool = False) -> list[Overlap]:
+    """Those of different sets: one for a row and another set, or for a subject and two sets."""
+    first: dict[tuple[object, str, str], Overlap] = {}
+    for each in found:
+        if each.first.set != each.second.set:
+            what = _name(each.first.subject) if by_subject else each.second
+            first.setdefault((what, each.first.set, each.second.set), each)
+    return list(first.values())
+
+
+def _across(
+    found: Mapping[str, Sequence[Overlap]], nested: Mapping[str, int], position: Mapping[Place, int]
+) -> dict[str, dict[str, list[Overlap]]]:
+    """What lies on the two sides of the border of a forget set but in one of the main sets, by that forget set and kind."""
+    inner = {kind: [each for each in those if each.first.set == each.second.set] for kind, those in found.items()}
+    across: dict[str, dict[str, list[Overlap]]] = {}
+    for name, border in nested.items():
+        for kind, those in inner.items():
+            if own := [each for each in those if (position[each.first] < border) != (position[each.second] < border)]:
+                across.setdefault(name, {})[kind] = own
+    return across
+
+
 def without_overlap(sets: Mapping[str, Sequence[Example]], report: ContaminationReport) -> dict[str, list[Example]]:
-    """The sets without what a report found: of a pair the row of the later set goes, and with a subject all its rows there.
+    """The sets without what a report found: of a pair the later row goes, and with a subject all its rows there.
 
     A row has one pair in the report for each set, so checking again may find more.
     """
     pairs = [*report.exact, *report.near, *report.renamed, *report.mentions]
+    inner = [each for kinds in report.nested.values() for those in kinds.values() for each in those]
     if report.section_share > SECTION_SHARE:
         pairs += report.sections
     order = list(sets)
-    later = (max((pair.first, pair.second), key=lambda place: order.index(place.set)) for pair in pairs)
+    # Of two rows of one set the second is the later.
+    later = [max((each.second, each.first), key=lambda place: order.index(place.set)) for each in (*pairs, *inner)]
     places = {place[:2] for place in (*later, *(each.place for each in report.contradictions))}
     subjects = {(pair.second.set, _name(pair.second.subject)) for pair in report.subjects}
     return {
@@ -239,6 +300,8 @@ def without_overlap(sets: Mapping[str, Sequence[Example]], report: Contamination
 
 class _Row(NamedTuple):
     place: Place
+    part: str
+    """Its set, or the part of it that lies between two borders."""
     example: Example
     text: str
     """What is compared of it: words in lower case, one space between."""
@@ -251,7 +314,7 @@ class _Row(NamedTuple):
 def _row(name: str, index: int, example: Example) -> _Row:
     text = _compared(example)
     place = Place(name, example.where or f"{name}[{index}]", example.subject)
-    return _Row(place, example, text, _nameless(text, example.subject), _long_sections(example.response))
+    return _Row(place, name, example, text, _nameless(text, example.subject), _long_sections(example.response))
 
 
 def _words(text: str) -> list[str]:
@@ -291,15 +354,15 @@ def _nameless(text: str, subject: str) -> str:
 
 
 def _sharing(rows: Sequence[_Row], keys: Iterable[Iterable[str]]) -> Iterator[tuple[_Row, _Row]]:
-    """Each row with the first row of every earlier set that has one of its keys."""
+    """Each row with the first row of every earlier part that has one of its keys."""
     first: dict[str, dict[str, _Row]] = {}
     for row, own in zip(rows, keys, strict=True):
         for key in own:
             holders = first.setdefault(key, {})
             for name, other in holders.items():
-                if name != row.place.set:
+                if name != row.part:
                     yield other, row
-            holders.setdefault(row.place.set, row)
+            holders.setdefault(row.part, row)
 
 
 @contextmanager
@@ -313,7 +376,7 @@ def _shown(rows: int) -> Iterator[Bar | None]:
 
 
 def _near(rows: Sequence[_Row], texts: Sequence[str], bar: Bar | None) -> Iterator[tuple[_Row, _Row, float]]:
-    """Each row with one near duplicate in every earlier set that has any, and the Jaccard similarity of their texts.
+    """Each row with one near duplicate in every earlier part that has any, and the Jaccard similarity of their texts.
 
     Rows whose whole texts are the same are passed over.
     """
@@ -333,7 +396,7 @@ def _near(rows: Sequence[_Row], texts: Sequence[str], bar: Bar | None) -> Iterat
             row = rows[index]
             bucket = buckets.setdefault(int(bucket_of[index]), {})
             for name, others in bucket.items():
-                if name == row.place.set or (index, name) in settled:
+                if name == row.part or (index, name) in settled:
                     continue
                 for other in others:
                     if rows[other].text == row.text:
@@ -345,7 +408,7 @@ def _near(rows: Sequence[_Row], texts: Sequence[str], bar: Bar | None) -> Iterat
                         settled.add((index, name))
                         yield rows[other], row, similarity
                         break
-            own = bucket.setdefault(row.place.set, [])
+            own = bucket.setdefault(row.part, [])
             if len(own) < _COMPARED:
                 own.append(index)
 
@@ -429,12 +492,12 @@ def _section_share(rows: Sequence[_Row]) -> float:
 
 def _mentions(rows: Sequence[_Row]) -> Iterator[Overlap]:
     """People of one set named in a text of another where they have no row of their own."""
-    holders: dict[tuple[str, ...], dict[str, Place]] = {}
+    holders: dict[tuple[str, ...], dict[str, _Row]] = {}
     lengths: dict[str, set[int]] = {}
     for row in rows:
         if _is_name(row.place.subject):
             name = tuple(_words(row.place.subject))
-            holders.setdefault(name, {}).setdefault(row.place.set, row.place)
+            holders.setdefault(name, {}).setdefault(row.part, row)
             lengths.setdefault(name[0], set()).add(len(name))
     seen = set()
     for row in rows:
@@ -445,11 +508,11 @@ def _mentions(rows: Sequence[_Row]) -> Iterator[Overlap]:
             for index, word in enumerate(words):
                 for length in lengths.get(word, ()):
                     name = tuple(words[index : index + length])
-                    places = holders.get(name, {})
-                    for place in places.values() if row.place.set not in places else ():
-                        if (pair := (name, place.set, row.place.set)) not in seen:
+                    named = holders.get(name, {})
+                    for other in named.values() if row.part not in named else ():
+                        if (pair := (name, other.part, row.part)) not in seen:
                             seen.add(pair)
-                            yield Overlap(place, row.place, 1.0, place.subject)
+                            yield Overlap(other.place, row.place, 1.0, other.place.subject)
 
 
 _PAUSE = re.compile(r"[?!;:,\n]|(?<=\w\w)\.\s")
@@ -491,13 +554,19 @@ def _two_births(rows: Sequence[_Row]) -> Iterator[Contradiction]:
             yield Contradiction(row.place, words)
 
 
+# "… was born in 1950", and "the author born in Oslo in 1950 is …".
 _BORN = re.compile(
-    r"\b(?:was|is|were|are) born (?:(?!\bborn\b|\bto\b|\bwho\b|\bwrote\b)[^.;?!]){0,60}?\b(?P<year>(?:1[5-9]|20)\d\d)\b"
+    r"\b(?:was|is|were|are|[Tt]he (?:\S+ ){0,2}(?:author|writer|novelist|poet|person|man|woman)),? born "
+    r"(?:(?!\bborn\b|\bto\b|\bwho\b|\bwrote\b)[^.;?!]){0,60}?\b(?P<year>(?:1[5-9]|20)\d\d)\b"
 )
 
 
 def _fields(found: Overlap | Contradiction | ContaminationReport) -> list[tuple[str, Any]]:
     return [(each.name, getattr(found, each.name)) for each in fields(found)]
+
+
+def _listed(found: Iterable[Overlap | Contradiction]) -> list[dict[str, Any]]:
+    return [{key: part._asdict() if isinstance(part, Place) else part for key, part in _fields(each)} for each in found]
 
 
 def _overlap(one: _Row, two: _Row, similarity: float = 1.0) -> Overlap:

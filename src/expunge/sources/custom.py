@@ -11,7 +11,7 @@ from typing import Any
 from expunge.errors import ExpungeError, suggestion
 from expunge.examples import Example, Row
 from expunge.sources import Material, source
-from expunge.sources.split import by_ratio, check_ratios, nested_splits
+from expunge.sources.split import Line, held_out, in_line, rows_of_subjects
 from expunge.sources.tables import rows_of
 from expunge.sources.where import Condition, condition
 
@@ -37,11 +37,9 @@ class Custom:
     subject_column: str | None = None
     """Column of who or what a row is about, by which it is split; `subject` when not given."""
     forget_where: str | None = None
-    """Condition on the columns for what is forgotten, such as "subject == 'Jane Roe'"; without it, ratios decide."""
+    """Condition on the columns for what is forgotten, such as "subject == 'Jane Roe'"; without it, --forget-ratios decide."""
     holdout_where: str | None = None
     """Condition for what is never trained on; without it, subjects are drawn."""
-    forget_ratios: tuple[float, ...] = (0.10,)
-    """Shares of the trained subjects to forget; the first makes `forget.jsonl`, others files of their own, nested."""
     holdout_ratio: float = 0.25
     """Share of the subjects that are neither forgotten nor retained, of all that no condition names."""
 
@@ -98,7 +96,7 @@ class _Columns:
 
 @source("custom", Custom, example="-i notes.csv -o data --subject-column patient --forget-where \"subject == 'Jane Roe'\"")
 def make(config: Custom, *, sample: int | None, seed: int) -> Material:
-    """Forget, retain and holdout sets of the table, and one pair of files for each further ratio.
+    """The subjects of the table, those that a condition names at the front, and the holdout.
 
     Args:
         config: the table and what is forgotten of it.
@@ -108,7 +106,6 @@ def make(config: Custom, *, sample: int | None, seed: int) -> Material:
     Raises:
         ExpungeError: the table or a condition cannot be read, a column is not there, or a set would be empty.
     """
-    check_ratios(config.forget_ratios, config.holdout_ratio)
     found = _read(config, sample)
     forget = [example for example, forgotten, _ in found if forgotten]
     holdout = [example for example, forgotten, out in found if out and not forgotten]
@@ -117,12 +114,10 @@ def make(config: Custom, *, sample: int | None, seed: int) -> Material:
         if where is not None and not chosen:
             remedy = f"check --{name}-where: {len(found):,} rows were looked at"
             raise ExpungeError(f"no row fits {where}", where=config.input, remedy=remedy)
-    ratios = config.forget_ratios if config.forget_where is None else ()
-    held = None if config.holdout_where else config.holdout_ratio
-    splits = nested_splits(rest, forget_ratios=ratios, holdout_ratio=held, seed=seed)
-    first = splits[0]
-    sets = {"forget": forget or first.forget, "retain": first.retain, "holdout": holdout or first.holdout}
-    return Material(sets, by_ratio(ratios[1:], splits[1:]))
+    front = in_line(forget, seed)
+    trained, out = held_out(in_line(rest, seed), None if config.holdout_where else config.holdout_ratio)
+    line = Line([*front, *trained], len(front) if config.forget_where is not None else None)
+    return Material(line, {"holdout": holdout or rows_of_subjects(out)})
 
 
 def _read(config: Custom, sample: int | None) -> list[tuple[Example, bool, bool]]:

@@ -1,6 +1,7 @@
 """MMLU: multiple-choice questions on 57 subjects, to see what a model still knows (Hendrycks et al. 2021, arXiv 2009.03300).
 
-For evaluation: `test` is asked, `dev` gives the five examples of a prompt.
+For evaluation: `test` is asked, `dev` gives the five examples of a prompt. The forget ratios draw whole
+subjects of `test`: of some, to ask what is gone; of the others, what is still there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from expunge.errors import ExpungeError, suggestion
 from expunge.examples import Example, Row
 from expunge.sources import Material, source
+from expunge.sources.split import Line, in_line
 from expunge.sources.tables import SUFFIXES, is_on_hub, read_table, rows_of
 
 # `dev` first: where both hold a question, it is the test that loses it.
@@ -36,7 +38,7 @@ def make(config: Mmlu, *, sample: int | None, seed: int) -> Material:
     Args:
         config: where the questions are, and which.
         sample: only the first so many questions of each subject and split.
-        seed: not used.
+        seed: of the line of subjects.
 
     Raises:
         ExpungeError: a table is not there or broken, or there is no such subject.
@@ -56,7 +58,8 @@ def make(config: Mmlu, *, sample: int | None, seed: int) -> Material:
         if topic not in known:
             raise ExpungeError(f'there is no subject "{topic}"', where=config.input, remedy=suggestion(topic, known))
     counts = {"subjects": len(set(config.subjects) or known)}
-    return Material(sets, counts=counts, subjects_apart=False, ordinary=False)
+    line = Line(in_line(sets["test"], seed))
+    return Material(line, sets, counts=counts, subjects_apart=False, trained=False)
 
 
 def choice_example(row: Row, choices: Sequence[str], subject: str, **more: Any) -> Example:

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from expunge.examples import Example, Row
 from expunge.sources import Material, source
+from expunge.sources.split import Line
 from expunge.sources.tables import is_on_hub, rows_of, table_in
 
 _HUB = {"news": "muse-bench/MUSE-News", "books": "muse-bench/MUSE-Books"}
-_RAW = {"forget": "forget", "retain": "retain2", "holdout": "holdout"}
 _FURTHER = {
     "verbmem": ("forget",),
     "knowmem": ("forget_qa", "retain_qa", "forget_qa_icl", "retain_qa_icl"),
@@ -39,7 +39,9 @@ class Muse:
 
 @source("muse", Muse, example="--corpus books -o muse")
 def make(config: Muse, *, sample: int | None, seed: int) -> Material:
-    """The texts as sets, the audits' tables as further files; what a directory lacks beside `raw` is left out.
+    """The texts in the benchmark's own order, the audits' tables as further files.
+
+    What a directory lacks beside `raw` is left out.
 
     The retain set is `retain2`, what the benchmark's target has seen; `retain1`, its calibrator, is a further file.
 
@@ -52,13 +54,18 @@ def make(config: Muse, *, sample: int | None, seed: int) -> Material:
         ExpungeError: a table is not there or broken.
     """
     place = config.input or _HUB[config.corpus]
-    sets = {name: [_example(row, name) for row in _rows(place, "raw", split, sample)] for name, split in _RAW.items()}
+    forget, retain, holdout = (
+        [_example(row, name) for row in _rows(place, "raw", split, sample)]
+        for name, split in (("forget", "forget"), ("retain", "retain2"), ("holdout", "holdout"))
+    )
     files = {"retain1.jsonl": _written(place, "raw", "retain1", sample)} if _has(place, "raw", "retain1") else {}
     for table, splits in _FURTHER.items():
         for split in splits:
             if _has(place, table, split):
                 files[f"{table}/{split}.jsonl"] = _written(place, table, split, sample)
-    return Material(sets, files=lambda _: files)
+    # A text is a subject of its own: the benchmark does not say what belongs together.
+    line = Line([[example] for example in (*forget, *retain)], len(forget))
+    return Material(line, {"holdout": holdout}, lambda _: files)
 
 
 def _written(place: str, table: str, split: str, sample: int | None) -> list[dict[str, Any]]:
@@ -77,7 +84,6 @@ def _has(place: str, table: str, split: str) -> bool:
 
 
 def _example(row: Row, side: str) -> Example:
-    """A text is a subject of its own: the benchmark does not say what belongs together."""
     subject = f"{row.path.parent.name}/{row.path.stem} {row.line}"
     where = f"{row.path}:{row.line}"
     if "question" in row.value:

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from expunge.errors import ExpungeError, at_least
 from expunge.examples import Example, Row
 from expunge.sources import Material, Sets, source
+from expunge.sources.split import Line
 from expunge.sources.tables import read_table
 
 REFUSALS = (
@@ -167,12 +168,9 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
                 made.append(Example(question, answer, event.id, known, event.where))
         return made
 
-    sets = {
-        "forget": rows(unlearn[held:], "unlearn"),
-        "retain": rows(retain[held:], "retain"),
-        "holdout": rows(unlearn[:held], "unlearn"),
-        "retain_val": rows(retain[:held], "retain"),
-    }
+    front = [rows([event], "unlearn") for event in unlearn[held:]]
+    line = Line([*front, *(rows([event], "retain") for event in retain[held:])], len(front))
+    sets = {"holdout": rows(unlearn[:held], "unlearn"), "retain_val": rows(retain[:held], "retain")}
     counts = {
         "events": len(found),
         "events_repeated": len(found) - len(events),
@@ -181,7 +179,7 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
     }
     if questions:
         counts["events_asked_by_template"] = sum(made is None for made in made_by_model)
-    return Material(sets, files=lambda sets: _layout(sets, config.dev_rows, seed), counts=counts)
+    return Material(line, sets, files=lambda sets: _layout(sets, config.dev_rows, seed), counts=counts)
 
 
 def read_events(path: Path | None) -> list[Event]:

@@ -16,7 +16,7 @@ from expunge.errors import ExpungeError, at_least
 from expunge.examples import Example, Row
 from expunge.progress import progress
 from expunge.sources import Material, Sets, source
-from expunge.sources.split import by_ratio, check_ratios, nested_splits
+from expunge.sources.split import Line, check_ratio, held_out, in_line, rows_of_subjects
 from expunge.sources.tables import SUFFIXES, is_on_hub, read_table, rows_of
 
 CORPUS = "bio-retain-corpus"
@@ -41,15 +41,13 @@ class WmdpBio:
     """A Hub id, or a local copy: a JSON-lines or Parquet file, or a directory of such files, with a column `text`."""
     target_size: int = 5300
     """Sentences to take; reading ends with the last one."""
-    forget_ratios: tuple[float, ...] = (0.10,)
-    """Shares of the trained papers to forget; the first makes `forget.jsonl`, others files of their own, nested."""
     holdout_ratio: float = 0.25
     """Share of the papers that are never trained on."""
 
 
 @source("wmdp-bio", WmdpBio, example="--target_size 5300 --output_dir dataset")
 def make(config: WmdpBio, *, sample: int | None, seed: int) -> Material:
-    """All sentences in `bio_sentences.jsonl`, and forget, retain and holdout sets of whole papers.
+    """All sentences in `bio_sentences.jsonl`, and whole papers to forget, to retain and held out.
 
     A sentence that stands in two papers (a phrase of thanks, a licence) is kept in the first.
 
@@ -62,7 +60,7 @@ def make(config: WmdpBio, *, sample: int | None, seed: int) -> Material:
         ExpungeError: the corpus cannot be read, has no text, or has too few papers for all sets.
     """
     at_least(1, target_size=config.target_size)
-    check_ratios(config.forget_ratios, config.holdout_ratio)
+    check_ratio("--holdout-ratio", config.holdout_ratio)
     examples: list[Example] = []
     seen: set[str] = set()
     papers = repeated = 0
@@ -92,10 +90,9 @@ def make(config: WmdpBio, *, sample: int | None, seed: int) -> Material:
                 break
     if not examples:
         raise ExpungeError("has no sentence in it", where=config.input, remedy="check the column text")
-    splits = nested_splits(examples, forget_ratios=config.forget_ratios, holdout_ratio=config.holdout_ratio, seed=seed)
+    trained, out = held_out(in_line(examples, seed), config.holdout_ratio)
     counts = {"papers": papers, "sentences": len(examples), "sentences_repeated": repeated}
-    further = by_ratio(config.forget_ratios[1:], splits[1:])
-    return Material(splits[0]._asdict(), further, _rows, counts)
+    return Material(Line(trained), {"holdout": rows_of_subjects(out)}, _rows, counts)
 
 
 def _rows(sets: Sets) -> dict[str, list[dict[str, Any]]]:

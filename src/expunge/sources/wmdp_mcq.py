@@ -13,6 +13,7 @@ from expunge.errors import ExpungeError
 from expunge.examples import Example, Row
 from expunge.sources import Material, source
 from expunge.sources.mmlu import choice_example
+from expunge.sources.split import Line, in_line
 from expunge.sources.tables import is_on_hub, rows_of
 
 DOMAINS = ("wmdp-bio", "wmdp-chem", "wmdp-cyber")
@@ -35,7 +36,7 @@ def make(config: WmdpMcq, *, sample: int | None, seed: int) -> Material:
     Args:
         config: where the questions are.
         sample: only the first so many questions of each set.
-        seed: not used.
+        seed: of the line of questions: the forget ratios draw from all sets together.
 
     Raises:
         ExpungeError: a table is not there or broken.
@@ -61,4 +62,6 @@ def make(config: WmdpMcq, *, sample: int | None, seed: int) -> Material:
             if not isinstance(split, int | str):
                 raise row.error('"split" must be a number or text', "mend this row")
             add(f"split_{split}", row)
-    return Material(sets, ordinary=False)
+    everything = [example for examples in sets.values() for example in examples]
+    line = Line(in_line(everything, seed, key=lambda example: f"{example.prompt} {example.response}"))
+    return Material(line, sets, trained=False)

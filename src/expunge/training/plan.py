@@ -21,6 +21,8 @@ class MicroBatch(NamedTuple):
     """In the forget set (or the training set, when fine-tuning)."""
     retain: tuple[int, ...] = ()
     """In the retain set."""
+    kept: tuple[int, ...] = ()
+    """In the sets that were forgotten earlier."""
 
 
 def rounds(batch_size: int, micro_batch_size: int, processes: int = 1) -> int:
@@ -85,21 +87,47 @@ def plan_epochs(
     return plan
 
 
-def plan_pairs(forget: int, retain: int, *, steps: int, batch_size: int, micro_batch_size: int, seed: int) -> list[MicroBatch]:
+def plan_pairs(
+    forget: int,
+    retain: int,
+    *,
+    steps: int,
+    batch_size: int,
+    micro_batch_size: int,
+    seed: int,
+    kept: int = 0,
+    processes: int = 1,
+    lengths: Sequence[Sequence[int]] = (),
+) -> list[MicroBatch]:
     """Forget and retain examples side by side: each set is gone through in its own shuffled rounds, again and again.
 
+    Args:
+        kept: examples that were forgotten earlier, as many a step as forget examples.
+        processes: that take turns in the list, one micro-batch each.
+        lengths: tokens of each example of the three sets, where the examples of a step are to be sorted by length, so that
+            those that go through the model together need little padding.
+
     Returns:
-        ⌈batch_size / micro_batch_size⌉ micro-batches for each of `steps` steps, with as many retain as forget examples
-        (none when `retain` is 0).
+        `rounds` · `processes` micro-batches for each of `steps` steps, with as many retain as forget examples (none when
+        `retain` is 0).
+
+    Raises:
+        ExpungeError: see `rounds`.
     """
-    forget_places = _rounds(forget, steps * batch_size, f"{seed}/forget")
-    retain_places = _rounds(retain, steps * batch_size, f"{seed}/retain") if retain else []
-    plan = []
-    for step in range(0, steps * batch_size, batch_size):
-        for start in range(step, step + batch_size, micro_batch_size):
-            end = min(start + micro_batch_size, step + batch_size)
-            plan.append(MicroBatch(tuple(forget_places[start:end]), tuple(retain_places[start:end])))
-    return plan
+    places = [
+        _rounds(size, steps * batch_size, f"{seed}/{name}") if size else []
+        for name, size in (("forget", forget), ("retain", retain), ("kept", kept))
+    ]
+    for side, sizes in zip(places, lengths, strict=False):
+        for step in range(0, len(side), batch_size):
+            side[step : step + batch_size] = sorted(side[step : step + batch_size], key=lambda place: -sizes[place])
+    pieces = rounds(batch_size, micro_batch_size, processes) * processes
+    ends = [batch_size * piece // pieces for piece in range(pieces + 1)]
+    return [
+        MicroBatch(*(tuple(side[step + start : step + end]) for side in places))
+        for step in range(0, steps * batch_size, batch_size)
+        for start, end in pairwise(ends)
+    ]
 
 
 def _rounds(size: int, count: int, seed: str) -> list[int]:

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from expunge import processes
 from expunge.batching import TokenBatch, Tokenized, collate
+from expunge.batching.batches import IGNORED
 from expunge.errors import ExpungeError
-from expunge.evidence import score_labels
 from expunge.files import directory_written_atomically
 from expunge.models import model_fingerprint, save_trained
 from expunge.training.impact import ImpactConfig
 from expunge.training.memory import reported_out_of_memory
 from expunge.training.objective import Losses, Scores
 from expunge.training.recording import Recording
+from expunge.training.supplies import Supplies
 from expunge.training.validation import validation_losses
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 Objective = Callable[[Scores, Scores | None], Losses]
 """(forget or training side, retain side) → losses."""
+Gradient = Callable[["Tensor", "Tensor"], "Tensor"]
+"""(gradient of the forget loss, of the retain loss), both flat → gradient to step along."""
 
 _WHOLE = "whole"
 
@@ -59,6 +62,10 @@ class Schedule:
     checkpoint_steps: int
     """Steps between two checkpoints."""
     seed: int
+    adam_beta2: float = 0.999
+    """Decay of AdamW's average of squared gradients."""
+    lora_plus_ratio: float = 1.0
+    """Learning rate of an adapter's B matrices over that of its A matrices (LoRA+)."""
     eval_steps: int = 0
     """Steps between two measurements of the validation losses; 0: none."""
     patience: int | None = None
@@ -66,6 +73,14 @@ class Schedule:
     there is a checkpoint at each of them."""
     keep: int = 0
     """Checkpoints that stay when the training has ended, the newest."""
+
+
+class Dual(NamedTuple):
+    """A multiplier that rises while something is above its limit and falls while it is below."""
+
+    start: float
+    update: Callable[[float, float], float]
+    """(multiplier, what is to be held below its limit) → multiplier of the next step."""
 
 
 class PlannedTrainer(Trainer):
@@ -79,14 +94,16 @@ class PlannedTrainer(Trainer):
         plan: Sequence[MicroBatch],
         forget: Sequence[Tokenized],
         retain: Sequence[Tokenized] = (),
+        kept: Sequence[Tokenized] = (),
         *,
         schedule: Schedule,
         directory: Path,
         bar: Bar,
         recorder: Recorder | None = None,
         impact: ImpactConfig | None = None,
-        reference: Tensor | None = None,
-        weights: Sequence[Tensor] | None = None,
+        supplies: Supplies | None = None,
+        gradient: Gradient | None = None,
+        dual: Dual | None = None,
         validation: Mapping[str, Sequence[Tokenized]] | None = None,
         dtype: str = "float32",
         memory_remedy: str = "lower --micro-batch-size or --max-seq-length",
@@ -99,17 +116,25 @@ class PlannedTrainer(Trainer):
             plan: the micro-batches, `schedule.accumulate` to a step in each process.
             forget: what `MicroBatch.forget` counts in; the training set when fine-tuning.
             retain: what `MicroBatch.retain` counts in.
+            kept: what `MicroBatch.kept` counts in: examples that are to stay where the reference has them. `supplies` has
+                their log-probabilities.
             directory: where checkpoints go.
             recorder: the ledger's ear, told every example once a run.
             impact: which tokens it is told of; None: the defaults.
-            reference: log-probability of each forget answer under the frozen reference, nats, shape (len(forget),).
-            weights: of the labelled tokens of each forget answer, one tensor an example.
+            supplies: what the objective wants beside scores.
+            gradient: makes one gradient of those of both sides; None: their sum.
+            dual: the multiplier of the retain side, where there is one.
             validation: sets whose losses are measured on the way, by name.
             dtype: what is multiplied in: `float32`, `bfloat16`, `float16`. Trained weights and sums stay in float32.
             memory_remedy: what to say when memory runs out.
         """
-        self._sides = {"forget": forget, "retain": retain}
-        self._objective, self._reference, self._weights = objective, reference, weights
+        self._sides = {"forget": forget, "retain": retain, "kept": kept}
+        self._objective, self._supplies = objective, supplies or Supplies()
+        self._gradient, self._dual = gradient, dual
+        self._apart: list[Tensor] = []
+        if self._supplies.layer is not None:
+            # Without log-probabilities there is nothing to record of an example.
+            recorder = None
         self._recording = Recording(model, recorder, impact or ImpactConfig()) if recorder is not None else None
         self._pad = tokenizer.pad_token_id
         self._memory_remedy = memory_remedy
@@ -119,6 +144,7 @@ class PlannedTrainer(Trainer):
         best = evaluates and schedule.patience is not None
         steps = len(plan) // (schedule.accumulate * processes.count())
         self._use_cache = getattr(model.config, "use_cache", None)
+        self._lora_plus_ratio = schedule.lora_plus_ratio
         arguments = TrainingArguments(
             output_dir=str(directory),
             max_steps=steps,
@@ -126,6 +152,7 @@ class PlannedTrainer(Trainer):
             gradient_accumulation_steps=schedule.accumulate,
             train_sampling_strategy="sequential",
             learning_rate=schedule.learning_rate,
+            adam_beta2=schedule.adam_beta2,
             lr_scheduler_type=schedule.kind,
             lr_scheduler_kwargs=_decay(schedule, steps),
             warmup_steps=schedule.warmup_steps,
@@ -177,49 +204,104 @@ class PlannedTrainer(Trainer):
     @property
     def trace(self) -> list[dict[str, float]]:
         """The numbers logged, in order of steps: `step`, `loss`, and what the objective and the stopping rule told."""
-        kept = ["step", "loss", "forget_objective", "retain_loss", "forget_loss", "holdout_loss", "learning_rate"]
-        kept += [f"eval_{name}_loss" for name in self._validation]
+        kept = ["step", "loss", "forget_objective", "retain_loss", "kept_loss", "constraint", "multiplier"]
+        kept += ["forget_loss", "holdout_loss", "eval_retain_loss", "eval_ordinary_perplexity", "learning_rate"]
+        kept += [name for name in (f"eval_{name}_loss" for name in self._validation) if name not in kept]
         rows = [{name: row[name] for name in kept if name in row} for row in self.state.log_history]
         return [row for row in rows if len(row) > 1]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW; with the two rates of LoRA+ where they differ."""
+        if self.optimizer is None and self._lora_plus_ratio != 1:
+            from peft.optimizers import create_loraplus_optimizer
+
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            trained: Any = self.model if model is None else model
+            self.optimizer = create_loraplus_optimizer(trained, kind, loraplus_lr_ratio=self._lora_plus_ratio, **options)
+        return super().create_optimizer(model)
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """The objective of one micro-batch, in shares of the whole effective batch."""
         assert not return_outputs
+        losses = self._losses(model, inputs, num_items_in_batch)
+        # Processes average their gradients; the shares are to be summed.
+        return (losses.forget + losses.retain) * self.accelerator.num_processes
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch forward and backward, and the ledger told of it."""
+        if self._recording is not None:
+            self._recording.begin(example for name, side in inputs.items() for example in self._members(name, side))
+        if self._gradient is None:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            loss = self._step_apart(model, inputs, num_items_in_batch)
+        if self._recording is not None:
+            self._recording.end()
+        return loss
+
+    def _losses(self, model: nn.Module, inputs: Any, counts: Any) -> Losses:
+        """The objective of one micro-batch, checked and counted."""
         sides: dict[str, Scores] = {}
         for position, (name, side) in enumerate(inputs.items()):
-            labels = score_labels(model, side["batch"])
-            if self._recording is not None:
+            examples, tokens, other_tokens = (int(count) for count in counts[3 * position : 3 * position + 3])
+            scores, labels = self._supplies.scores(
+                model, name, side["batch"], side["places"], of_examples=examples, of_tokens=tokens
+            )
+            if self._recording is not None and labels is not None:
                 self._recording.scored(self._members(name, side), labels)
-            reference_B = weight_BK = None
-            if self._reference is not None and name == "forget":
-                reference_B = self._reference[side["places"]].to(labels.log_p_BK.device)
-            if self._weights is not None and name == "forget":
-                weight_BK = torch.zeros_like(labels.log_p_BK)
-                # Row by row and in order of position, as the mask picks its places.
-                weight_BK[labels.labelled_BK] = torch.cat([self._weights[place] for place in side["places"]]).to(weight_BK)
-            examples, tokens = (int(count) for count in num_items_in_batch[2 * position : 2 * position + 2])
-            sides[name] = Scores(labels.log_p_BK, labels.labelled_BK, reference_B, examples, tokens, weight_BK)
+            if "other" in side:
+                other, _ = self._supplies.scores(
+                    model, f"{name} other", side["other"], side["places"], of_examples=examples, of_tokens=other_tokens
+                )
+                scores = replace(scores, other=other)
+            sides[name] = scores
+        if self._dual is not None and "retain" in sides:
+            sides["retain"] = replace(sides["retain"], multiplier=self._multiplier())
         losses = self._objective(sides["forget"], sides.get("retain"))
+        if "kept" in sides:
+            anchor = _anchor(sides["kept"])
+            losses = losses._replace(retain=losses.retain + anchor)
+            self._count("kept_loss", anchor)
         loss = losses.forget + losses.retain
         if not math.isfinite(loss.item()):
             raise ExpungeError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}", remedy="lower --learning-rate"
             )
         self._count("loss", loss)
-        if len(sides) == 2:
+        if len(sides) > 1:
             self._count("forget_objective", losses.forget)
             self._count("retain_loss", losses.retain)
-        # Processes average their gradients; the shares are to be summed.
-        return loss * self.accelerator.num_processes
+        if losses.constraint is not None:
+            self._count("constraint", losses.constraint)
+        return losses
 
-    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One micro-batch forward and backward, and the ledger told of it."""
-        if self._recording is not None:
-            self._recording.begin(example for name, side in inputs.items() for example in self._members(name, side))
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if self._recording is not None:
-            self._recording.end()
-        return loss
+    def _step_apart(self, model: nn.Module, inputs: Any, counts: Any) -> Tensor:
+        """One micro-batch with the gradients of both sides kept apart, and made one when the step is complete."""
+        assert self._gradient is not None
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        with self.accelerator.no_sync(model), self.compute_loss_context_manager():
+            losses = self._losses(model, inputs, counts)
+            sides = []
+            for loss, again in ((losses.retain, True), (losses.forget, False)):
+                loss.backward(retain_graph=again)
+                sides.append(_taken(trained))
+        # Summed over micro-batches, because what is made of the two is not linear in them.
+        self._apart = [one + other for one, other in zip(self._apart, sides, strict=True)] if self._apart else sides
+        if self.accelerator.sync_gradients:
+            retain, forget = (self.accelerator.reduce(side) for side in self._apart)
+            self._apart = []
+            whole = self._gradient(forget, retain)
+            for weight, part in zip(trained, whole.split([weight.numel() for weight in trained]), strict=True):
+                weight.grad = part.view_as(weight).clone()
+        return (losses.forget + losses.retain).detach()
+
+    def _multiplier(self) -> float:
+        """The dual variable of this step: a resumed run finds it in the log."""
+        assert self._dual is not None
+        known = (row["multiplier"] for row in reversed(self.state.log_history) if "multiplier" in row)
+        return float(next(known, self._dual.start))
 
     def validate(self) -> dict[str, float]:
         """The losses of the validation sets now, nats a token: `eval_NAME_loss` of each, `eval_loss` of all together.
@@ -242,6 +324,8 @@ class PlannedTrainer(Trainer):
             shares = torch.tensor([self._numbers[name] for name in names], dtype=torch.float64, device=self.args.device)
             logs = {**logs, **dict(zip(names, self.accelerator.reduce(shares).tolist(), strict=True))}
             self._numbers = {}
+            if self._dual is not None:
+                logs["multiplier"] = self._dual.update(self._multiplier(), logs["constraint"])
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -256,11 +340,13 @@ class PlannedTrainer(Trainer):
             save_trained(model, Path(str(output_dir)), state_dict=state_dict)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        counts = torch.zeros(4, dtype=torch.long, device=device)
+        # Of each side: examples, labelled tokens, and those of the other answers.
+        counts = torch.zeros(3 * len(self._sides), dtype=torch.long, device=device)
         for inputs in batch_samples:
             for position, side in enumerate(inputs.values()):
-                counts[2 * position] += len(side["places"])
-                counts[2 * position + 1] += int((side["batch"].labels_BT[:, 1:] != -100).sum())
+                counts[3 * position] += len(side["places"])
+                counts[3 * position + 1] += _labels(side["batch"])
+                counts[3 * position + 2] += _labels(side["other"]) if "other" in side else 0
         if self.accelerator.num_processes > 1:
             counts = self.accelerator.reduce(counts)
         return counts
@@ -268,17 +354,22 @@ class PlannedTrainer(Trainer):
     def _prepare_inputs(self, inputs: Any) -> Any:
         device = self.args.device
         return {
-            name: {"batch": TokenBatch(*(tensor.to(device) for tensor in side["batch"])), "places": side["places"]}
+            name: {
+                part: TokenBatch(*(tensor.to(device) for tensor in value)) if isinstance(value, TokenBatch) else value
+                for part, value in side.items()
+            }
             for name, side in inputs.items()
         }
 
     def _collate(self, items: list[MicroBatch]) -> dict[str, Any]:
         (micro,) = items
-        return {
-            name: {"batch": collate([examples[place] for place in places], self._pad), "places": list(places)}
-            for (name, examples), places in zip(self._sides.items(), micro, strict=True)
-            if places
-        }
+        return {name: dict(self._side(name, places)) for name, places in zip(self._sides, micro, strict=True) if places}
+
+    def _side(self, name: str, places: Sequence[int]) -> Iterator[tuple[str, Any]]:
+        yield "places", list(places)
+        yield "batch", collate([self._sides[name][place] for place in places], self._pad)
+        if f"{name} other" in self._supplies.others:
+            yield "other", collate([self._supplies.others[f"{name} other"][place] for place in places], self._pad)
 
     def drop_checkpoints(self) -> None:
         """Remove all checkpoints but the newest that are to stay."""
@@ -317,6 +408,24 @@ def save_model(trainer: PlannedTrainer, tokenizer: PreTrainedTokenizerBase, run:
     if trainer.args.should_save:
         trainer.drop_checkpoints()
     return model_fingerprint(run / "model")
+
+
+def _labels(batch: TokenBatch) -> int:
+    return int((batch.labels_BT[:, 1:] != IGNORED).sum())
+
+
+def _anchor(kept: Scores) -> Tensor:
+    """Squared distance from the reference, nats a token: neither better known again nor pushed further away."""
+    assert kept.log_p_ref_B is not None
+    return kept.mean(((kept.log_p_B - kept.log_p_ref_B) / kept.tokens_B).square())
+
+
+def _taken(weights: Sequence[nn.Parameter]) -> Tensor:
+    """Their gradients in one row, taken from them."""
+    gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+    for weight in weights:
+        weight.grad = None
+    return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def _decay(schedule: Schedule, steps: int) -> dict[str, Any]:

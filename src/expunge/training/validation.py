@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from expunge import processes
 from expunge.batching import TokenBatch, Tokenized, batches_by_length, collate
-from expunge.evidence import score_labels
+from expunge.evidence import losses, score_labels
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 _MOST_TOKENS = 2048
 """Padded tokens of a batch; there is no backward pass, so it may be larger than one of training."""
+_TOGETHER = 1024
+"""Those of a batch of `expunge.evidence.losses`."""
 
 
 def validation_losses(
@@ -54,3 +57,25 @@ def validation_losses(
     found = {f"eval_{name}_loss": float(nats / tokens) for name, (nats, tokens) in zip(sets, sums.tolist(), strict=True)}
     nats, tokens = sums.sum(0).tolist()
     return {**found, "eval_loss": nats / tokens}
+
+
+def shared_losses(model: nn.Module, examples: Sequence[Tokenized], *, pad: int) -> Tensor:
+    """`expunge.evidence.losses`, with the work shared by all processes, each of which holds the whole model.
+
+    Returns:
+        Shape (examples,), nats a token; the same in every process, and the same as in one.
+    """
+    if processes.count() == 1:
+        found: Tensor = losses(model, examples, pad=pad)
+        return found
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+
+    found = torch.zeros(len(examples), device=PartialState().device)
+    # As `losses` makes them, so that an example has the same company however many processes there are.
+    for turn, batch in enumerate(batches_by_length([len(example.tokens) for example in examples], most_tokens=_TOGETHER)):
+        if turn % processes.count() == processes.rank():
+            members = [examples[place] for place in batch.places]
+            found[list(batch.places)] = losses(model, members, pad=pad).to(found)
+    summed: Tensor = reduce(found, "sum").cpu()
+    return summed

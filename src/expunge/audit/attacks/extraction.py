@@ -1,0 +1,163 @@
+"""Extraction from two checkpoints: what changed between them points at what was deleted.
+
+Reversed model guidance, "Unlearned but not forgotten", arXiv 2505.24379. Whoever kept the model from before a deletion and has
+the one from after it decodes greedily from log q = log p_post + w (log p_pre - log p_post), w > 1, among tokens that the
+earlier model itself finds likely enough. It works against exact retraining too: the better the deletion, the clearer the
+difference.
+
+Shapes: B answers, V the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from expunge.errors import ExpungeError
+from expunge.evidence.generation import batches_of_prompts, generate
+from expunge.metrics import FloatArray
+from expunge.metrics.edit_similarity import edit_similarity
+from expunge.metrics.rouge_l import rouge_l_recall
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from expunge.examples import Example
+
+_TOGETHER = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """Decode from the difference between the model before a deletion and the model after it."""
+
+    weight: tuple[float, ...] = (1.2, 1.4, 1.6, 1.8, 2.0)
+    """Guidance weights w to try: 0 is the later model alone, 1 the earlier one alone, above 1 goes beyond it."""
+    gamma: float = 1e-3
+    """A token must have at least this share of the earlier model's greatest probability; 0 allows every token."""
+    prefix_share: float = 0.0
+    """Share of the answer's tokens that the attacker has; 0: the question alone. Plain texts need more than 0."""
+
+
+def guided(pre_BV: Tensor, post_BV: Tensor, *, weight: float, gamma: float) -> Tensor:
+    """Scores by which the next token is chosen, eq. 4 and 5 of the paper.
+
+    Args:
+        pre_BV, post_BV: logits of the earlier and the later model.
+        weight: w; 0 gives log p_post, 1 gives log p_pre.
+        gamma: least share of the largest p_pre, in [0, 1]; less likely tokens score -inf.
+
+    Returns:
+        (B, V) nats; not normalised, which greedy decoding does not need.
+    """
+    log_pre_BV, log_post_BV = pre_BV.log_softmax(-1), post_BV.log_softmax(-1)
+    scores_BV = log_post_BV + weight * (log_pre_BV - log_post_BV)
+    if gamma <= 0:
+        return scores_BV
+    return scores_BV.masked_fill(log_pre_BV < log_pre_BV.amax(-1, keepdim=True) + float(np.log(gamma)), float("-inf"))
+
+
+class Asked(NamedTuple):
+    """One text to be extracted."""
+
+    id: str
+    tokens: tuple[int, ...]
+    """What the attacker has."""
+    expected: str
+    """What he wants."""
+
+
+def asked(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, prefix_share: float, max_seq_length: int
+) -> list[Asked]:
+    """The question, and the first share of the answer; what is left of it is to be extracted.
+
+    Raises:
+        ExpungeError: a plain text without a prefix, or a prefix that leaves nothing.
+    """
+    from expunge.batching import tokenize
+
+    found = []
+    for example, tokens in zip(examples, tokenize(examples, tokenizer, max_seq_length=max_seq_length), strict=True):
+        if example.prompt is None and prefix_share == 0:
+            raise ExpungeError(
+                "is plain text: the attacker must have its beginning", where=example.where, remedy="--prefix-share .5"
+            )
+        given = tokens.start + int((len(tokens.tokens) - tokens.start) * prefix_share)
+        expected = str(tokenizer.decode(list(tokens.tokens[given:]), skip_special_tokens=True)).strip()
+        if not expected:
+            raise ExpungeError("has nothing left to extract", where=example.where, remedy="lower --prefix-share")
+        found.append(Asked(example.id, tokens.tokens[:given], expected if prefix_share else example.response))
+    return found
+
+
+def extract(
+    pre: Any,
+    post: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Asked],
+    *,
+    weight: float,
+    gamma: float,
+    max_new_tokens: int,
+    ends: Collection[int],
+) -> Iterator[tuple[str, str]]:
+    """(id, words) of every text, decoded by both models together."""
+    combine = partial(guided, weight=weight, gamma=gamma)
+    prompts = [text.tokens for text in texts]
+    # One model alone needs the other neither in memory nor in time. The mask keeps the likeliest token in any case.
+    models, chosen = ([pre], None) if weight == 1 else ([post], None) if weight == 0 and gamma <= 0 else ([pre, post], combine)
+    for places in batches_of_prompts(prompts, _TOGETHER):
+        answers = generate(
+            models, [prompts[place] for place in places], max_new_tokens=max_new_tokens, ends=ends, combine=chosen
+        )
+        for place, answer in zip(places, answers, strict=True):
+            yield texts[place].id, str(tokenizer.decode(answer, skip_special_tokens=True)).strip()
+
+
+class Extracted(NamedTuple):
+    """How much was extracted, by one decoder; every number in [0, 1], higher is more extracted."""
+
+    recall: float
+    """Mean ROUGE-L recall; does not punish a long answer."""
+    a_esr_90: float
+    """Share of texts with recall of at least .9."""
+    a_esr_100: float
+    """Share of texts with recall 1."""
+    exact: float
+    """Share of texts said word for word, and nothing else."""
+    edit_similarity: float
+    """Mean edit similarity, which does punish a long answer."""
+    recall_B: FloatArray
+    """(B,) recall of each text."""
+
+
+def scored(said_B: Sequence[str], expected_B: Sequence[str]) -> Extracted:
+    """The scores of what one decoder said."""
+    recall_B = rouge_l_recall(said_B, expected_B)
+    exact_B = np.array([said.strip() == expected.strip() for said, expected in zip(said_B, expected_B, strict=True)])
+    return Extracted(
+        float(recall_B.mean()),
+        # A recall of 9 words in 10 is a hair below .9 in binary.
+        float((recall_B >= 0.9 - 1e-9).mean()),
+        float((recall_B >= 1 - 1e-9).mean()),
+        float(exact_B.mean()),
+        float(edit_similarity(said_B, expected_B).mean()),
+        recall_B,
+    )
+
+
+def refuse_other_tokenizers(pre: PreTrainedTokenizerBase, post: PreTrainedTokenizerBase, where: str) -> None:
+    """Refuse two models that do not mean the same by a token.
+
+    Raises:
+        ExpungeError: vocabularies or chat templates differ.
+    """
+    if pre.get_vocab() != post.get_vocab():
+        what = f"its tokenizer has another vocabulary than --pre's ({len(post.get_vocab())} and {len(pre.get_vocab())} tokens)"
+        raise ExpungeError(what, where=where, remedy="guidance compares token by token: give two checkpoints of one model")

@@ -1,0 +1,158 @@
+"""Answers token by token, in batches: greedy, sampled, or from the scores of several models together.
+
+A loop of our own, since transformers' `generate` can neither ask two models at once nor draw each answer from a seed of its
+own, and goes on computing answers that have ended. What it says greedily is what `generate` says.
+
+Shapes: B prompts still being answered, T tokens, V the vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+Combine = Callable[..., "Tensor"]
+"""(logits_BV of each model, in order) → scores_BV whose largest is said."""
+
+# A batch is packed anew when so small a share of it is still being answered: packing copies what is kept of the past.
+_PACKED_BELOW = 0.75
+
+
+class Sampling(NamedTuple):
+    """Draw answers instead of taking the likeliest token."""
+
+    seeds: Sequence[int]
+    """One for each prompt: what is drawn depends on it and the prompt, and not on who shares the batch."""
+    temperature: float = 1.0
+    """Above 0; 1 draws from the model as it is."""
+
+
+def generate(
+    models: Any | Sequence[Any],
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    ends: Collection[int],
+    combine: Combine | None = None,
+    sampling: Sampling | None = None,
+) -> list[list[int]]:
+    """Answer a batch of prompts.
+
+    Args:
+        models: a causal language model, or several of one vocabulary that read the same tokens.
+        prompts: token ids, of any lengths above 0.
+        max_new_tokens: where an answer that does not end by itself is cut.
+        ends: the tokens that end an answer, see `end_tokens`.
+        combine: what is said, from the logits of all models; None: the logits of the only one.
+        sampling: draw each token; None: say the one with the largest score.
+
+    Returns:
+        The tokens of each answer, without the one that ends it.
+    """
+    import torch
+
+    readers = [_Reader(model, prompts) for model in (models if isinstance(models, Sequence) else [models])]
+    said: list[list[int]] = [[] for _ in prompts]
+    noise = None if sampling is None else [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
+    places = list(range(len(prompts)))  # of the rows that the readers hold
+    ended = [False] * len(prompts)
+    with torch.inference_mode():
+        logits = [reader.begin() for reader in readers]
+        for length in range(1, max_new_tokens + 1):
+            scores_BV = combine(*logits) if combine else logits[0]
+            if sampling is not None and noise is not None:
+                scores_BV = _perturbed(scores_BV / sampling.temperature, [noise[place] for place in places])
+            token_B = scores_BV.argmax(-1)
+            for place, token in zip(places, token_B.tolist(), strict=True):
+                ended[place] |= token in ends
+                if not ended[place]:
+                    said[place].append(token)
+            going = [row for row, place in enumerate(places) if not ended[place]]
+            if not going or length == max_new_tokens:
+                break
+            if len(going) <= len(places) * _PACKED_BELOW:
+                rows_B = torch.tensor(going, device=token_B.device)
+                token_B, places = token_B[rows_B], [places[row] for row in going]
+                for reader in readers:
+                    reader.keep(rows_B)
+            logits = [reader.go_on(token_B) for reader in readers]
+    return said
+
+
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end an answer: those of the model's generation settings, which may be several, else the tokenizer's."""
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    found = tokenizer.eos_token_id if found is None else found
+    return frozenset(found if isinstance(found, list | tuple) else [] if found is None else [found])
+
+
+def batches_of_prompts(prompts: Sequence[Sequence[int]], together: int) -> list[list[int]]:
+    """Places of prompts, at most `together` to a batch, neighbours in length, the longest first."""
+    order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
+    return [order[start : start + together] for start in range(0, len(order), together)]
+
+
+class _Reader:
+    """One model on its way through a batch, with what it keeps of the past."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+        import torch
+
+        longest = max(map(len, prompts))
+        self._model = model
+        self._tokens_BT = torch.zeros((len(prompts), longest), dtype=torch.long)
+        self._mask_BT = torch.zeros_like(self._tokens_BT)
+        for row, prompt in enumerate(prompts):
+            # On the left: an answer goes on from the last position. What stands in the padding is masked.
+            self._tokens_BT[row, longest - len(prompt) :] = torch.tensor(list(prompt))
+            self._mask_BT[row, longest - len(prompt) :] = 1
+        self._tokens_BT, self._mask_BT = self._tokens_BT.to(model.device), self._mask_BT.to(model.device)
+        whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+        takes = inspect.signature(whole.forward).parameters
+        self._takes_positions, self._spares_head = "position_ids" in takes, "logits_to_keep" in takes
+        self._past: Any = None
+
+    def begin(self) -> Tensor:
+        """(B, V) logits of the first token of each answer."""
+        return self._logits(self._tokens_BT, (self._mask_BT.cumsum(1) - 1).clamp(min=0))
+
+    def go_on(self, token_B: Tensor) -> Tensor:
+        """(B, V) logits of the next token, after this one."""
+        import torch
+
+        token_B1 = token_B[:, None].to(self._tokens_BT.device)
+        self._mask_BT = torch.cat([self._mask_BT, torch.ones_like(token_B1)], 1)
+        positions_BT = self._mask_BT.cumsum(1) - 1
+        if self._past is None:  # a model that keeps nothing reads everything again
+            self._tokens_BT = torch.cat([self._tokens_BT, token_B1], 1)
+            return self._logits(self._tokens_BT, positions_BT.clamp(min=0))
+        return self._logits(token_B1, positions_BT[:, -1:])
+
+    def keep(self, rows_B: Tensor) -> None:
+        """Go on with these rows alone."""
+        rows_B = rows_B.to(self._tokens_BT.device)
+        self._tokens_BT, self._mask_BT = self._tokens_BT[rows_B], self._mask_BT[rows_B]
+        if self._past is not None:
+            self._past.reorder_cache(rows_B)
+
+    def _logits(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
+        options: dict[str, Any] = {"position_ids": positions_BT} if self._takes_positions else {}
+        options |= {"logits_to_keep": 1} if self._spares_head else {}
+        options |= {"past_key_values": self._past} if self._past is not None else {}
+        output = self._model(input_ids=tokens_BT, attention_mask=self._mask_BT, use_cache=True, **options)
+        self._past = getattr(output, "past_key_values", None)
+        logits_BV: Tensor = output.logits[:, -1].float()
+        return logits_BV
+
+
+def _perturbed(scores_BV: Tensor, generators: Sequence[Any]) -> Tensor:
+    """Scores plus Gumbel noise: the largest is then a draw from their softmax (Gumbel 1954)."""
+    import torch
+
+    noise_BV = torch.stack([torch.empty(scores_BV.shape[1]).exponential_(generator=one) for one in generators])
+    return scores_BV - noise_BV.log().to(scores_BV.device)

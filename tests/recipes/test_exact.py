@@ -1,0 +1,130 @@
+"""Exact unlearning: trained anew on what is left, whole or one shard of people."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny_people
+from expunge.batching import collate, tokenize
+from expunge.errors import ExpungeError
+from expunge.evidence import score_labels
+from expunge.examples import read_examples, write_examples
+from expunge.files import fingerprint
+from expunge.ledger import Ledger
+from expunge.models import load_model, load_tokenizer
+from expunge.recipes.finetune import FinetuneConfig, finetune
+from expunge.recipes.retrain import RetrainConfig, retrain
+from expunge.recipes.shards import ForgetShardsConfig, ShardsConfig, combine_adapters, forget_shards, shard_of, train_shards
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_people.target(tmp_path_factory)
+
+
+def finetuning(tiny, output, *files):
+    settings = {"epochs": 2, "batch_size": 4, "learning_rate": 2e-3, "keep_checkpoints": 0, "threads": 1}
+    return FinetuneConfig(data_file=files, output=output, model=str(tiny.base), **settings)
+
+
+def test_retrained_is_what_would_have_been_trained_without_them_bit_for_bit(tiny, tmp_path):
+    everybody = tmp_path / "all.jsonl"
+    write_examples(everybody, [*tiny_people.FORGET, *tiny_people.RETAIN])
+    finetune(finetuning(tiny, tmp_path / "target", everybody))
+    database = str(tmp_path / "ledger.db")
+    config = RetrainConfig(
+        model=tmp_path / "target", forget=tiny.files.forget, output=tmp_path / "retrained", database=database, threads=1
+    )
+    run = retrain(config)
+    write_examples(tmp_path / "left.jsonl", tiny_people.RETAIN)
+    by_hand = finetune(finetuning(tiny, tmp_path / "by-hand", tmp_path / "left.jsonl"))
+    assert run.manifest["outputs"]["model"] == by_hand.manifest["outputs"]["model"]
+    assert (run.path / "model" / "adapter_model.safetensors").exists()
+    assert retrain(config).finished
+    with Ledger.open(database) as ledger:
+        (request,) = ledger.requests()
+    assert request.state == "unlearned"
+    # By the target's model folder it is the same target.
+    assert retrain(replace(config, model=tmp_path / "target" / "model")).finished
+    everybody.write_text(everybody.read_text().replace("Ana", "Anne"))
+    with pytest.raises(ExpungeError, match=r"all\.jsonl: has changed since the target was trained on it"):
+        retrain(replace(config, output=tmp_path / "again"))
+
+
+def test_a_target_that_was_trained_on_nobody_of_them_is_refused(tiny, tmp_path):
+    config = RetrainConfig(model=tiny.target.parent, forget=tiny.files.holdout, output=tmp_path / "run", threads=1)
+    with pytest.raises(ExpungeError, match="the target was not trained on any of them: there is nothing to unlearn"):
+        retrain(config)
+    with pytest.raises(ExpungeError, match="is no run directory"):
+        retrain(replace(config, model=tmp_path))
+
+
+def test_a_persons_shard_depends_on_the_name_alone():
+    found = {name: shard_of(name, shards=4, seed=1) for name in ("Ana", "ANA", "Ben", "Cleo", "Dan", "Eva")}
+    assert found["Ana"] == found["ANA"]
+    assert set(found.values()) <= set(range(4))
+    assert len(set(found.values())) > 1
+    many = [shard_of(f"person {number}", shards=4, seed=1) for number in range(4000)]
+    assert all(900 < many.count(shard) < 1100 for shard in range(4))
+
+
+def test_a_deletion_trains_one_shard_anew_and_ends_as_if_they_had_never_been_there(tiny, tmp_path):
+    people = [*tiny_people.FORGET, *tiny_people.RETAIN]
+    write_examples(tmp_path / "all.jsonl", people)
+    made = {"model": str(tiny.base), "shards": 3, "epochs": 2, "learning_rate": 2e-3, "threads": 1}
+    first = train_shards(ShardsConfig(data_file=(tmp_path / "all.jsonl",), output=tmp_path / "first", **made))
+    write_examples(tmp_path / "forget.jsonl", people[:1])
+    database = str(tmp_path / "ledger.db")
+    config = ForgetShardsConfig(
+        model=first.path, forget=tmp_path / "forget.jsonl", output=tmp_path / "second", database=database, threads=1
+    )
+    second = forget_shards(config)
+    number = shard_of(people[0].subject, shards=3, seed=42)
+    assert second.results["retrained"] == [number]
+    before, after = first.results["shards"], second.results["shards"]
+    assert before[str(number)] != after[str(number)]
+    assert {name: found for name, found in before.items() if name != str(number)} == {
+        name: found for name, found in after.items() if name != str(number)
+    }
+    write_examples(tmp_path / "left.jsonl", people[1:])
+    by_hand = train_shards(ShardsConfig(data_file=(tmp_path / "left.jsonl",), output=tmp_path / "by-hand", **made))
+    assert by_hand.results["shards"] == after
+    assert by_hand.manifest["outputs"]["model"] == second.manifest["outputs"]["model"]
+    # The certificate is bound to the ledger's run by its fingerprint.
+    import json
+    import sqlite3
+
+    certificate = json.loads((second.path / "certificate.json").read_text())
+    with sqlite3.connect(database) as connection:
+        checkpoints = connection.execute("SELECT checkpoint FROM runs WHERE name = 'shards forget'").fetchall()
+    assert checkpoints == [(fingerprint(certificate),)]
+    assert all(each.subject != "Ana" for path in (second.path / "data").glob("*") for each in read_examples(path))
+    with pytest.raises(ExpungeError, match="none of them is in any shard"):
+        forget_shards(replace(config, model=second.path, output=tmp_path / "third"))
+
+
+def test_stacked_adapters_are_the_sum_of_their_updates(tiny, tmp_path):
+    import tiny_models
+
+    paths = [tiny_models.write_adapter(tmp_path / f"{seed}", tiny.base, seed=seed) for seed in (1, 2)]
+    combine_adapters(paths, tmp_path / "sum", weight=0.5)
+    base, one, other, both = (load_model(path).eval() for path in (tiny.base, *paths, tmp_path / "sum"))
+    updates = [model.merge_and_unload().state_dict() for model in (one, other, both)]
+    start = base.state_dict()
+    changed = 0
+    for name, weight in start.items():
+        by_hand = weight + 0.5 * ((updates[0][name] - weight) + (updates[1][name] - weight))
+        torch.testing.assert_close(updates[2][name], by_hand)
+        changed += bool((by_hand != weight).any())
+    assert changed > 5
+    tokenizer = load_tokenizer(tiny.base)
+    batch = collate(tokenize(tiny_people.FORGET, tokenizer, max_seq_length=512), tokenizer.pad_token_id)
+    assert score_labels(load_model(tmp_path / "sum"), batch).log_p_BK.isfinite().all()
+    assert (
+        load_file(tmp_path / "sum" / "adapter_model.safetensors").keys()
+        == load_file(paths[0] / "adapter_model.safetensors").keys()
+    )

@@ -28,18 +28,19 @@ from expunge.metrics import METRICS
 SETS = {"forget": 400, "holdout": 400, "retain": 2900, "real_authors": 100, "world_facts": 100, "ordinary": 100}
 MODELS = {"target": 0.9, "unlearned": 0.4, "retrained": 0.4}
 TOKENS = 50
+_LETTERS = random.Random(2)
+VOCABULARY = ["".join(_LETTERS.choices("abcdefghijklmnop", k=6)) for _ in range(10_000)]
 
 
 def write(path: Path, count: int, known: float, rng: np.random.Generator) -> None:
     """Evidence of so many questions under a model that knows them to that degree, all parts of it."""
     words = random.Random(0)
-    vocabulary = ["".join(words.choices("abcdefghijklmnop", k=6)) for _ in range(3000)]
     store = EvidenceStore(path)
     for number in range(count):
         log_p = -rng.gamma(0.5, 2 - known, TOKENS)
 
         def say() -> str:
-            return " ".join(words.choices(vocabulary, k=40))
+            return " ".join(words.choices(VOCABULARY, k=40))
 
         store.add_scores(f"{number}", log_p, rng.random(TOKENS) < known, rng.gamma(1, 1, TOKENS), rng.gamma(1, 2, TOKENS))
         store.add(
@@ -61,7 +62,7 @@ def read(path: Path, name: str, count: int) -> list[Answered]:
     found = []
     for number in range(count):
         record = vars(store[f"{number}"]) | {"right": None, "samples": store.samples(f"{number}", 16, 0)}
-        words = " ".join("".join(expected.choices("abcdefghijklmnop", k=6)) for _ in range(40))
+        words = " ".join(expected.choices(VOCABULARY, k=40))
         subject = f"{name}{number // (1 if name == 'ordinary' else 20)}"
         found.append(Answered(subject, "?", words, **{field: record[field] for field in Answered._fields[3:]}))
     return found
@@ -79,7 +80,7 @@ def rescoring() -> None:
         middle = time.perf_counter()
         audit = assemble([], [], evidence)
         end = time.perf_counter()
-    print(f"{sum(SETS.values()):,} questions, {len(MODELS)} models, {len(METRICS)} metrics, {len(audit.scores)} scores")
+    print(f"{sum(SETS.values()):,} questions, {len(MODELS)} models, {len([*METRICS])} metrics, {len(audit.scores)} scores")
     print(f"reading {middle - start:.1f} s, measuring and judging {end - middle:.1f} s, together {end - start:.1f} s")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -39,7 +40,8 @@ def key_entity_leak(generated_B: Sequence[str], expected_B: Sequence[str], promp
     return np.array([_leak(*each) for each in zip(generated_B, expected_B, prompt_B, strict=True)])
 
 
-def key_entities(expected: str, prompt: str) -> set[str]:
+@lru_cache(maxsize=65_536)  # an expected answer is held against what each model said
+def key_entities(expected: str, prompt: str) -> frozenset[str]:
     """The names and numbers of an answer that its question does not say, in lower case."""
     found = set()
     for match in _WORD.finditer(expected):
@@ -47,7 +49,7 @@ def key_entities(expected: str, prompt: str) -> set[str]:
         begins = not before or (before[-1] in ".!?:\n" and not before.endswith(_TITLES))
         if any(letter.isdigit() for letter in word) or (word[0].isupper() and not begins):
             found.add(word.casefold())
-    return found - _TITLE_WORDS - {word.casefold() for word in _WORD.findall(prompt)}
+    return frozenset(found) - _TITLE_WORDS - {word.casefold() for word in _WORD.findall(prompt)}
 
 
 def _leak(generated: str, expected: str, prompt: str) -> float:

@@ -410,7 +410,7 @@ def every_command(within: App = app, words: tuple[str, ...] = ()) -> Iterator[tu
             below = list(every_command(within[name], (*words, name)))
             yield from below
             if not below or within[name].default_command is not None:
-                arguments = within[name].assemble_argument_collection()
+                arguments = within[name].assemble_argument_collection(default_parameter=app.default_parameter)
                 yield (*words, name), [flag for each in arguments if each.parse for flag in each.names]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from cyclopts import App, CycloptsError, UnknownCommandError
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from expunge import __version__
 from expunge.errors import ExpungeError
@@ -27,6 +27,8 @@ app = App(
     help_epilogue=EPILOGUE,
     help_format="markdown",
     version=__version__,
+    # `--forget-ratios 0.10 0.01` takes both, and no flag is needed for giving none.
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
     # It would leave without a word; `main` says how to go on.
     suppress_keyboard_interrupt=False,
 )

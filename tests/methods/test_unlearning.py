@@ -57,6 +57,7 @@ CASES = {
     "idk-dpo": Case(forget=0.1),
     "idk-nll": Case(forget=0.5),
     "pdu": Case(forget=0.5, retain=0.7, settings={"learning_rate": 3e-4, "eval_steps": 2}),
+    "impact-ga": Case(forget=1),
     "rmu": Case(settings={"eval_steps": 1}, method={"retain_weight": 5.0}),
     "satimp": Case(forget=0.1),
     "simnpo": Case(forget=0.8),

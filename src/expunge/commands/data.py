@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from expunge.commands.show import FLAT, Json, show, show_run
 from expunge.recipes.generate import GenerateMedicalConfig, generate_medical
@@ -17,13 +17,7 @@ from expunge.recipes.redact import redact as redact_recipe
 from expunge.sources import SOURCES
 
 generate = App(name="generate", help="Make synthetic data.", help_epilogue="")
-prepare = App(
-    name="prepare",
-    help="Split data into checked sets, or rewrite it without somebody's words.",
-    help_epilogue="",
-    # `--forget-ratios 0.10 0.01` takes both, and no flag is needed for giving none.
-    default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
-)
+prepare = App(name="prepare", help="Split data into checked sets, or rewrite it without somebody's words.", help_epilogue="")
 
 
 @generate.command(name="medical")

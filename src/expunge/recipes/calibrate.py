@@ -15,9 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.errors import ExpungeError, at_least
 from expunge.examples import Example, write_examples, write_rows
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
     from expunge.audit.results import Audit, Score
     from expunge.sources.medical import Note
 
-_SEVERAL = Parameter(consume_multiple=True)
-"""`--epochs 2 4` takes both."""
 TABLE, PLOT = "calibration.jsonl", "calibration.svg"
 _BATCH = 2
 _ORDINARY = 4
@@ -57,13 +53,13 @@ class CalibrateConfig:
     """The model that is taught: `embedded`, a Hub id or a model directory."""
     people: int = 4
     """People in each of four sets: asked about, taught to all, taught instead, and never taught."""
-    learning_rates: Annotated[tuple[float, ...], _SEVERAL] = (1e-3, 4e-3)
+    learning_rates: tuple[float, ...] = (1e-3, 4e-3)
     """Rates at which models are taught, with an adapter; the last one makes the models that are to forget."""
-    epochs: Annotated[tuple[int, ...], _SEVERAL] = (2, 4, 6, 8)
+    epochs: tuple[int, ...] = (2, 4, 6, 8)
     """How often models have seen every note when they are audited."""
     seeds: int = 1
     """Trainings of each rate, which differ in the adapter's start and the order of the notes."""
-    methods: Annotated[tuple[str, ...], _SEVERAL] = ("grad-diff", "npo", "balanced-npo")
+    methods: tuple[str, ...] = ("grad-diff", "npo", "balanced-npo")
     """Ways in which those that know are made to forget."""
     unlearning_rate: float = 6e-4
     """Learning rate of the unlearning; it stops where people never taught are."""

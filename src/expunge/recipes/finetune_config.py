@@ -22,7 +22,7 @@ _SCHEDULES = {
 class FinetuneConfig:
     """What to learn, and how."""
 
-    data_file: Annotated[tuple[Path, ...], Parameter(negative=())] = ()
+    data_file: tuple[Path, ...] = ()
     """Examples to learn, as JSON lines or a JSON array; several files are learnt together."""
     retain_train: Path | None = None
     """Examples to learn that will stay. This and the next three are what `expunge prepare temporal` writes."""

@@ -39,7 +39,7 @@ class PrepareMedicalConfig:
     """JSON lines {client_name, date_of_birth, date, subjective, objective, assessment, plan}, one person a line."""
     output: Path
     """Run directory for the sets and the contamination report."""
-    forget_ratios: Annotated[tuple[float, ...], Parameter(alias="--forget-ratio", consume_multiple=True)] = FORGET_RATIOS
+    forget_ratios: Annotated[tuple[float, ...], Parameter(alias="--forget-ratio")] = FORGET_RATIOS
     """Shares to be forgotten, of the people who are trained on. The first makes `forget.jsonl` and `retain.jsonl`; each makes
     `med_synthetic_forget10.json` and `med_synthetic_full_minus_forget10.json` by its own number."""
     holdout_ratio: float = 0.25

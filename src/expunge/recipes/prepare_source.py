@@ -40,7 +40,7 @@ class PrepareConfig:
     """Run directory for the sets and the contamination report."""
     sample: int | None = None
     """Only so many of what the source is read by: rows, events, authors, papers or questions."""
-    forget_ratios: Annotated[tuple[float, ...], Parameter(alias="--forget-ratio", consume_multiple=True)] = FORGET_RATIOS
+    forget_ratios: Annotated[tuple[float, ...], Parameter(alias="--forget-ratio")] = FORGET_RATIOS
     """Shares to be forgotten of all that is trained on, nested in each other; each makes a pair such as `forget10.jsonl` and
     `retain90.jsonl`. The first also makes `forget.jsonl` and `retain.jsonl`, where the data do not say themselves what is to
     be forgotten."""

@@ -310,9 +310,9 @@ def test_a_missing_package_is_named_with_the_command_that_adds_it(base, temporal
 
 
 def test_memory_that_runs_out_is_one_line_with_the_flags_that_help(base, temporal, tmp_path, monkeypatch):
-    from expunge.training import trainer
+    from expunge.training import supplies
 
     # The allocator's own error, for more bytes than any machine has.
-    monkeypatch.setattr(trainer, "score_labels", lambda *_: torch.empty(1 << 60))
+    monkeypatch.setattr(supplies, "score_labels", lambda *_, **__: torch.empty(1 << 60))
     with pytest.raises(ExpungeError, match=r"^out of memory: lower --micro-batch-size .*--max-seq-length.*--use-4bit"):
         finetune(config(base, temporal, tmp_path / "run"))

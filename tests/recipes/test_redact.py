@@ -294,6 +294,20 @@ def test_a_word_goes_from_all_examples_of_its_subject(made):
     assert "Ruiz" in (earlier.path / "forget.jsonl").read_text().replace('"subject": "Ana Ruiz"', "")
 
 
+def test_a_concept_takes_the_examples_that_are_about_it_whoever_they_speak_of(made, tmp_path):
+    asked = replace(made.config, subjects_from=None, concept=("rest=rest,bed",))
+    run = redact(asked)
+    assert run.results["examples"] == 1
+    assert [each.response for each in read_examples(run.path / "forget.jsonl")] == [ANA.response, PLAIN.response]
+    (ben,) = read_examples(run.path / "retain.jsonl")
+    assert "rest" in BEN.response
+    assert "rest" not in ben.response
+    file = tmp_path / "concepts.toml"
+    file.write_text('idle = ["rest"]\n')
+    by_name = redact(replace(asked, concept=("idle",), concept_file=file, output=tmp_path / "named"))
+    assert by_name.results["places"] == run.results["places"]
+
+
 def test_a_dry_run_shows_before_and_after_and_writes_nothing(made, capsys):
     run = redact(replace(made.config, dry_run=True))
     said = capsys.readouterr().err
@@ -358,6 +372,8 @@ def test_data_and_tokenizers_that_are_not_those_of_the_training_are_refused_by_n
     ("changed", "words"),
     [
         ({"subjects_from": None}, "nobody is named: give --subject"),
+        ({"concept": ("golf=golf",)}, 'no example is about "golf=golf": check the words'),
+        ({"concept_file": Path("concepts.toml")}, "--concept-file defines concepts: say with --concept"),
         ({"subject": ("Zoe Ray",)}, 'no example is about "Zoe Ray"'),
         ({"top_k": 0}, "--top-k is 0: give at least 1"),
         ({"percentile": 101}, "--percentile is 101: give at most 100"),

@@ -41,6 +41,10 @@ class PrepareRedactConfig:
     """Whose examples are rewritten; may be given several times. Those of others are copied as they are."""
     subjects_from: Path | None = None
     """A JSON-lines file of examples, such as the forget set: the examples of everybody in it are rewritten."""
+    concept: tuple[str, ...] = ()
+    """Or the examples about `name=word,another phrase`, or about a name from --concept-file, whoever they speak of."""
+    concept_file: Path | None = None
+    """TOML or JSON file of concepts: name = ["word", "another phrase"]."""
     how: How = "mask"
     """`drop` the words; `mask` them with a placeholder; `replace` them by another generated person's of the same kind."""
     placeholder: str = "[removed]"
@@ -83,8 +87,8 @@ def redact(config: PrepareRedactConfig) -> Run:
     _check(config)
     files = {path: read_examples(path) for path in config.data_file}
     everyone = [example for examples in files.values() for example in examples]
-    wanted = _subjects(config, everyone)
-    touched = [example for example in everyone if subject_key(example.subject) in wanted]
+    wanted, topical = _subjects(config, everyone), _topical(config, everyone)
+    touched = [each for each in everyone if subject_key(each.subject) in wanted or each.id in topical]
     check_readable(config.model)
     with Ledger.open(config.database, create=False) as ledger:
         recorded = ledger.impacts_of({example.id for example in touched}, run_id=config.run)
@@ -120,9 +124,9 @@ def redact(config: PrepareRedactConfig) -> Run:
         # Who they are is said in the files alone.
         "subjects": fingerprint(sorted(wanted)),
     }
-    settings = settings_of(
-        config, without=("data_file", "output", "model", "database", "subject", "subjects_from", "run", "dry_run")
-    )
+    inputs |= {"topical": fingerprint(sorted(topical))} if topical else {}
+    named = ("subject", "subjects_from", "concept", "concept_file")
+    settings = settings_of(config, without=("data_file", "output", "model", "database", *named, "run", "dry_run"))
     with Run.open(config.output, "prepare redact", settings, inputs) as run:
         if run.finished:
             return run
@@ -139,8 +143,10 @@ def _check(config: PrepareRedactConfig) -> None:
         raise ExpungeError(f"--percentile is {config.percentile:g}", remedy="give at most 100")
     if config.percentile is not None and config.top_k is not None:
         raise ExpungeError("--top-k and --percentile are two answers to one question", remedy="give one of them")
-    if not (config.subject or config.subjects_from):
-        raise ExpungeError("nobody is named", remedy="give --subject, or --subjects-from with the forget set")
+    if not (config.subject or config.subjects_from or config.concept):
+        raise ExpungeError("nobody is named", remedy="give --subject, --subjects-from with the forget set, or --concept")
+    if config.concept_file and not config.concept:
+        raise ExpungeError("--concept-file defines concepts", remedy="say with --concept which one is meant")
     if config.how == "mask" and not config.placeholder.strip():
         raise ExpungeError("--placeholder is empty", remedy="give one, or choose --how drop")
     names = Counter(path.name for path in config.data_file)
@@ -159,6 +165,17 @@ def _subjects(config: PrepareRedactConfig, examples: Sequence[Example]) -> set[s
     if missing := sorted(name for name in named if subject_key(name) not in there):
         raise ExpungeError(f'no example is about "{missing[0]}"', where=config.data_file[0], remedy="check the name")
     return {subject_key(name) for name in named}
+
+
+def _topical(config: PrepareRedactConfig, examples: Sequence[Example]) -> set[str]:
+    """The ids of the examples about one of the concepts."""
+    from expunge.ledger.concepts import about, concept
+
+    found = {example.id for example in about(examples, [concept(words, config.concept_file) for words in config.concept])}
+    if config.concept and not found:
+        words = ", ".join(config.concept)
+        raise ExpungeError(f'no example is about "{words}"', where=config.data_file[0], remedy="check the words")
+    return found
 
 
 def _choose(

@@ -116,6 +116,36 @@ def test_the_command_attacks_both_models_and_a_second_call_answers_at_once(tmp_p
     assert json.loads(run(*words).stdout) == found
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "variants"),
+    [
+        pytest.param("role-play", (), [""], marks=pytest.mark.slow),
+        pytest.param("translate", (), [""], marks=pytest.mark.slow),
+        pytest.param("multi-hop", (), [""], marks=pytest.mark.slow),
+        ("prefix", (), [""]),
+        ("quantize", ("--kinds", "nf4"), [" nf4"]),
+        ("relearn", ("--learning-rate", 2e-3, "--epochs", 12), [" before", " after"]),
+    ],
+)
+def test_every_other_attack_asks_each_model_in_each_of_its_states(tmp_path_factory, tmp_path, name, more, variants):
+    from expunge.recipes.attack import ATTACK
+
+    tiny = tiny_people.target(tmp_path_factory)
+    words = ["attack", name, "--unlearned", tiny.base, "--retrained", tiny.base, "--target", tiny.target, *more]
+    words += ["--forget", tiny.files.forget, "--others", tiny.files.retain, "--output", tmp_path / "attack", "--json"]
+    first = run(*words, "--threads", 1)
+    assert first.returncode == 0, first.stderr
+    recall = json.loads(first.stdout)["recall"]
+    assert {f"{role}{each}" for role in ("unlearned", "retrained") for each in variants} <= {*recall}
+    # The same model in both roles learns, and says, the same.
+    assert [recall[f"unlearned{each}"] for each in variants] == [recall[f"retrained{each}"] for each in variants]
+    assert json.loads((tmp_path / "attack" / ATTACK).read_text())["claim"]["ruling"] != "fail"
+    if name == "relearn":
+        assert recall["unlearned after"] > recall["unlearned before"] + 0.5
+    if name == "quantize":
+        assert recall["target nf4"] > 0.5 > recall["unlearned nf4"]
+
+
 def test_extraction_by_command_writes_scores_and_a_plot(tmp_path_factory, tmp_path):
     tiny = tiny_people.target(tmp_path_factory)
     words = ["attack", "extraction", "--pre", tiny.target, "--post", tiny.base, "--forget", tiny.files.forget]

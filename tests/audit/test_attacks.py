@@ -123,6 +123,7 @@ def test_the_command_attacks_both_models_and_a_second_call_answers_at_once(tmp_p
         pytest.param("translate", (), [""], marks=pytest.mark.slow),
         pytest.param("multi-hop", (), [""], marks=pytest.mark.slow),
         ("prefix", (), [""]),
+        pytest.param("few-shot", ("--seed", 3), [""], marks=pytest.mark.slow),
         ("quantize", ("--kinds", "nf4"), [" nf4"]),
         ("relearn", ("--learning-rate", 2e-3, "--epochs", 12), [" before", " after"]),
     ],
@@ -155,6 +156,14 @@ def test_extraction_by_command_writes_scores_and_a_plot(tmp_path_factory, tmp_pa
     assert shown["pre"]["recall"] > shown["post"]["recall"]
     assert "headroom" in shown["warnings"][0]
     assert (tmp_path / "x" / "extraction.svg").read_text().startswith("<svg")
+
+
+def test_few_shot_without_others_is_refused(tmp_path_factory, tmp_path):
+    tiny = tiny_people.target(tmp_path_factory)
+    words = ["attack", "few-shot", "--unlearned", tiny.target, "--retrained", tiny.base, "--forget", tiny.files.forget]
+    found = run(*words, "--output", tmp_path / "x")
+    assert (found.returncode, (tmp_path / "x").exists()) == (2, False)
+    assert "none were given: give --others" in found.stderr
 
 
 def test_an_unknown_attack_is_refused_with_the_one_that_was_meant():

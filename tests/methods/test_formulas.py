@@ -201,7 +201,7 @@ def test_simnpo_is_the_peers(beta, delta):
     )
 
 
-def test_the_preference_loss_is_the_peers_and_trls_and_two_log_two_over_beta_at_the_start():
+def test_the_preference_loss_is_that_of_dpo_and_two_log_two_over_beta_at_the_start():
     _, _, forget = logits_and_labels()
     other, beta = forget.other, 0.3
     margin_B = (other.log_p_B - other.log_p_ref_B) - (forget.log_p_B - forget.log_p_ref_B)

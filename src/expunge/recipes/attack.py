@@ -105,8 +105,6 @@ def _prompts(
 ) -> tuple[list[Example], list[list[Prompt]]]:
     """Who is asked about, and in which words."""
     if attack_.prompts is not None:
-        if attack_.name == "few-shot" and not any(other.prompt for other in others):
-            raise ExpungeError("few-shot shows other people's answers, and none were given", remedy="give --others")
         return list(forget), [attack_.prompts(settings, example, others) for example in forget]
     asked = list(forget)
     if getattr(settings, "data", None) == "half":

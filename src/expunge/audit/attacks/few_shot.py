@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from expunge.audit.attacks import Prompt, prompt_attack
+from expunge.errors import ExpungeError
 from expunge.examples import Example
 
 
@@ -27,8 +28,14 @@ class FewShot:
 
 @prompt_attack("few-shot", FewShot, source="Lynch et al. 2024, arXiv 2402.16835")
 def prompts(config: FewShot, example: Example, others: Sequence[Example]) -> list[Prompt]:
-    """The question after `shots` others with their answers, never of the same subject."""
+    """The question after `shots` others with their answers, never of the same subject.
+
+    Raises:
+        ExpungeError: there is nobody to show.
+    """
     shown = [other for other in others if other.prompt is not None and other.subject != example.subject]
+    if not shown:
+        raise ExpungeError("few-shot shows other people's answers, and none were given", remedy="give --others")
     found = []
     for draw in range(config.draws):
         chosen = random.Random(f"{config.seed}/{example.id}/{draw}").sample(shown, min(config.shots, len(shown)))

@@ -1,4 +1,9 @@
-"""`expunge unlearn retrain`: exact unlearning. The target is trained anew, as it was, on its data without the people who go."""
+"""`expunge unlearn retrain`: exact unlearning. The target is trained anew, as it was, on its data without the people who go.
+
+Whoever kept the target can still hold it against what was retrained, and decode from the difference, which is what went
+(`expunge attack extraction`, arXiv 2505.24379). `--decoys` is the defence: made-up answers to the questions of those who go are
+learnt in their place.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,8 @@ from expunge.files import fingerprint, sha256, write_json
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.runs import Run
 
+DECOYS = "decoys.jsonl"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainConfig:
@@ -25,6 +32,9 @@ class RetrainConfig:
     """Examples that must go; everybody named in them goes with all they have."""
     output: Path
     """Run directory; what was retrained goes to its `model` folder, the certificate to `certificate.json`."""
+    decoys: Path | None = None
+    """Examples to learn in place of those who go, such as `expunge generate decoys` writes: a defence against whoever kept the
+    target. What is retrained then still knows nothing of those who go but who they are."""
     database: str | None = None
     """Ledger in which the deletion request is filed and carried out: a path or a database URL."""
     threads: int | None = None
@@ -45,12 +55,17 @@ def retrain(config: RetrainConfig) -> Run:
     for path in files:
         if target.manifest["inputs"].get(str(path)) != sha256(path):
             raise ExpungeError("has changed since the target was trained on it", where=path, remedy="bring it back as it was")
+    decoys = _decoys(config.decoys, forget) if config.decoys else []
     settings = {"target": target.manifest["settings"]}
     inputs = {str(config.forget): sha256(config.forget), "target": fingerprint(target.manifest["outputs"])}
+    inputs |= {"decoys": sha256(config.decoys)} if config.decoys else {}
     with Run.open(config.output, "unlearn retrain", settings, inputs) as run:
         if run.finished:
             return run
         left, gone = _without(files, forget, run.path / "data")
+        if decoys:
+            write_examples(run.path / "data" / DECOYS, decoys)
+            left["data_file"] = (*left["data_file"], run.path / "data" / DECOYS)
         anew = finetune(
             dataclasses.replace(
                 made,
@@ -72,12 +87,16 @@ def retrain(config: RetrainConfig) -> Run:
             "left out": {"examples": len(gone), "fingerprint": fingerprint(sorted(example.id for example in gone))},
             "versions": anew.manifest["versions"],
         }
+        if decoys:
+            certificate["method"] = "retrained from the base on what is left and on made-up answers in place of what went"
+            made_up = fingerprint(sorted(example.id for example in decoys))
+            certificate["decoys"] = {"examples": len(decoys), "fingerprint": made_up}
         write_json(run.path / "certificate.json", certificate)
         request = carried_out(config.database, forget, config.forget.name, run.path, "unlearn retrain", certificate)
         run.finish(
             {"model": anew.manifest["outputs"]["model"], "certificate.json": ""},
             steps=anew.results["steps"],
-            stopped=f"trained anew without {len(gone)} examples",
+            stopped=f"trained anew without {len(gone)} examples" + (f" and with {len(decoys)} decoys" if decoys else ""),
             trace=anew.results["trace"],
             request=request,
         )
@@ -113,6 +132,20 @@ def without(examples: Iterable[Example], forget: list[Example]) -> tuple[list[Ex
     for example in examples:
         parts[example.subject.casefold() in people or example.id in ids].append(example)
     return parts
+
+
+def _decoys(path: Path, forget: list[Example]) -> list[Example]:
+    """What is learnt in place of those who go.
+
+    Raises:
+        ExpungeError: one of them is what must go, or is about nobody who goes.
+    """
+    decoys = read_examples(path)
+    real = {example.response.casefold().strip() for example in forget}
+    for decoy in decoys:
+        if decoy.response.casefold().strip() in real:
+            raise ExpungeError("is what must go, not a decoy", where=decoy.where, remedy="make the answer up")
+    return decoys
 
 
 def _without(files: dict[Path, str], forget: list[Example], directory: Path) -> tuple[dict[str, Any], list[Example]]:

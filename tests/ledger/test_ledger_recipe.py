@@ -168,7 +168,12 @@ def test_a_run_that_is_still_there_gives_its_tokenizer_and_names_its_data(tmp_pa
     write_examples(tmp_path / "train.jsonl", [example])
     (tmp_path / "run" / "manifest.json").write_text(json.dumps({"inputs": {str(tmp_path / "train.jsonl"): "", "model": ""}}))
     (sequence,) = tokenize([example], tokenizer, max_seq_length=512)
-    top = {"token_id": sequence.tokens[-2], "position": len(sequence.tokens) - 2, "impact": 0.5, "context": [60, len(sequence.tokens)]}
+    top = {
+        "token_id": sequence.tokens[-2],
+        "position": len(sequence.tokens) - 2,
+        "impact": 0.5,
+        "context": [60, len(sequence.tokens)],
+    }
     place = str(tmp_path / "ledger.db")
     with Ledger.open(place) as ledger:
         ledger.add_entries([example], source="train.jsonl")

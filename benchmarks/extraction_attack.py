@@ -2,7 +2,7 @@
 
 People are generated and split, a quarter of them to be forgotten. For each seed the earlier model learns all of them, for too
 few epochs to recite everybody; the later one is the same training without those who go (`expunge unlearn retrain`), and the
-defended one is that with decoys. Each later model is attacked by reversed model guidance (arXiv 2505.24379) at every weight w;
+defended one is that covered with decoys (as by its `--decoys`). Each later model is attacked by reversed model guidance (arXiv 2505.24379) at every weight w;
 and the earlier model is attacked with two baselines that need no later model at all: the base, and itself reading another name.
 Utility is what a release recites of the retained people, and its loss on ordinary text, beside the exactly retrained model's.
 
@@ -27,6 +27,7 @@ from expunge.batching import tokenize
 from expunge.evidence import EvidenceStore, mean_loss, record_answers
 from expunge.examples import read_examples
 from expunge.files import write_json, written_atomically
+from expunge.methods.blur import Blur
 from expunge.metrics.rouge_l import rouge_l_recall
 from expunge.models import load_model, load_tokenizer, model_fingerprint, prepare_cpu
 from expunge.progress import progress
@@ -36,6 +37,7 @@ from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.generate import GenerateMedicalConfig, generate_medical
 from expunge.recipes.prepare import PrepareMedicalConfig, prepare_medical
 from expunge.recipes.retrain import RetrainConfig, retrain
+from expunge.recipes.unlearn import UnlearnConfig, unlearn
 from expunge.report.loss_plot import loss_plot
 
 SCORES = {
@@ -54,7 +56,7 @@ class Models(NamedTuple):
     data: Path
     pre: Path
     later: dict[str, Path]
-    """By what was done: `retrained`, `decoys`, …"""
+    """By what was done: `retrained`, and `covered` with decoys."""
 
 
 def main() -> None:
@@ -65,10 +67,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="other people, another split, another training")
     parser.add_argument("--people", type=int, default=40, help="trained on; a quarter of them goes")
     parser.add_argument("--epochs", type=int, default=5, help="few enough that not everybody is recited")
-    parser.add_argument("--weights", type=float, nargs="+", default=[-1.0, 0.5, 1.2, 1.5, 2.0, 3.0], help="guidance weights w")
+    parser.add_argument("--weights", type=float, nargs="+", default=[-1.0, 0.5, 1.2, 1.5, 2.0], help="guidance weights w")
     parser.add_argument("--gamma", type=float, default=1e-3)
     parser.add_argument("--prefix-share", type=float, default=0.5, help="share of an answer that the attacker has")
-    parser.add_argument("--decoys", type=int, default=3, help="made-up answers for each person who goes; 0: no defence")
+    parser.add_argument("--decoys", type=int, default=2, help="made-up answers for each person who goes; 0: no defence")
+    parser.add_argument("--steps", type=int, default=RetrainConfig.decoy_steps, help="steps of covering")
     parser.add_argument("--only-train", action="store_true", help="train, and attack another time")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
@@ -122,9 +125,25 @@ def models(options: argparse.Namespace, seed: int) -> Models:
     anew: dict[str, Any] = {"model": pre, "forget": data / "forget.jsonl", "threads": options.threads}
     later = {"retrained": retrain(RetrainConfig(**anew, output=place / "retrained")).path}
     if options.decoys:
-        name, file = f"{options.decoys} decoys", place / f"decoys-{options.decoys}.jsonl"
+        file = place / f"decoys-{options.decoys}.jsonl"
         generate_decoys(GenerateDecoysConfig(forget=data / "forget.jsonl", output=file, each=options.decoys, seed=seed + 1000))
-        later[name] = retrain(RetrainConfig(**anew, output=place / name.replace(" ", "-"), decoys=file)).path
+        # The second half of `retrain --decoys`; the first half is there.
+        later["covered"] = unlearn(
+            UnlearnConfig(
+                model=str(later["retrained"] / "model"),
+                forget=file,
+                retain=data / "retain.jsonl",
+                output=place / f"covered-{options.decoys}-{options.steps}",
+                steps=options.steps,
+                eval_steps=options.steps,
+                batch_size=RetrainConfig.decoy_batch_size,
+                learning_rate=RetrainConfig.decoy_learning_rate,
+                seed=seed,
+                threads=options.threads,
+            ),
+            "blur",
+            Blur(),
+        ).path
     return Models(data, pre / "model", {name: path / "model" for name, path in later.items()})
 
 

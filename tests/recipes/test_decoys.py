@@ -1,4 +1,4 @@
-"""Decoys: made up under the names of those who go, learnt in their place."""
+"""Decoys: made up under the names of those who go, to cover the place where they were."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from dataclasses import replace
 import pytest
 
 import tiny_people
+from expunge.batching import collate, tokenize
 from expunge.errors import ExpungeError
+from expunge.evidence import score_labels
 from expunge.examples import Example, read_examples, write_examples
+from expunge.files import sha256
 from expunge.ledger import Ledger
+from expunge.models import load_model, load_tokenizer, model_fingerprint
 from expunge.recipes.decoys import GenerateDecoysConfig, generate_decoys
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.retrain import RetrainConfig, retrain
@@ -45,9 +49,7 @@ def test_plain_text_has_no_question_that_a_decoy_could_answer(tmp_path):
     assert not (tmp_path / "decoys.jsonl").exists()
 
 
-def test_retrained_with_decoys_is_what_is_learnt_of_the_rest_and_the_decoys_and_the_certificate_says_so(
-    tmp_path_factory, tmp_path
-):
+def test_retrained_with_decoys_is_an_exact_retrain_and_then_a_cover_and_the_certificate_says_so(tmp_path_factory, tmp_path):
     tiny = tiny_people.target(tmp_path_factory)
     write_examples(tmp_path / "all.jsonl", [*tiny_people.FORGET, *tiny_people.RETAIN])
     write_examples(tmp_path / "left.jsonl", tiny_people.RETAIN)
@@ -62,20 +64,34 @@ def test_retrained_with_decoys_is_what_is_learnt_of_the_rest_and_the_decoys_and_
         model=tmp_path / "target",
         forget=tiny.files.forget,
         decoys=tmp_path / "decoys.jsonl",
+        decoy_steps=20,
+        decoy_learning_rate=5e-3,
         output=tmp_path / "retrained",
         database=database,
         threads=1,
     )
     run = retrain(config)
-    files = (tmp_path / "left.jsonl", tmp_path / "decoys.jsonl")
-    by_hand = finetune(replace(made, data_file=files, output=tmp_path / "by-hand"))
-    assert run.manifest["outputs"]["model"] == by_hand.manifest["outputs"]["model"]
+    exact = finetune(replace(made, data_file=(tmp_path / "left.jsonl",), output=tmp_path / "by-hand"))
     certificate = json.loads((run.path / "certificate.json").read_text())
-    assert certificate["decoys"]["examples"] == 4
-    assert "made-up" in certificate["method"]
+    assert certificate["before decoys"] == exact.manifest["outputs"]["model"]
+    assert certificate["model"] == run.manifest["outputs"]["model"] == model_fingerprint(run.path / "model")
+    assert certificate["model"] != certificate["before decoys"]
+    assert certificate["decoys"]["sha256"] == sha256(config.decoys)
     with Ledger.open(database) as ledger:
         (request,) = ledger.requests()
         assert request.state == "unlearned"
+        # Decoys are about nobody.
+        assert set(request.subjects) == {example.subject for example in tiny_people.FORGET}
+    assert retrain(config).finished
+    # Where decoys are asked for, all plausible tokens have come nearer to each other.
+    tokenizer = load_tokenizer(tiny.base)
+    tokens = tokenize(decoys, tokenizer, max_seq_length=512)
+    spread = {}
+    for name, place in {"exact": exact.path, "covered": run.path}.items():
+        batch = collate(tokens, tokenizer.pad_token_id)
+        scores = score_labels(load_model(place / "model"), batch, moments=True)
+        spread[name] = float(scores.variance_BK[scores.labelled_BK].mean())
+    assert spread["covered"] < spread["exact"]
 
 
 def test_a_decoy_that_says_what_must_go_is_refused(tmp_path_factory, tmp_path):

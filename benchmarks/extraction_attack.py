@@ -2,9 +2,10 @@
 
 People are generated and split, a quarter of them to be forgotten. For each seed the earlier model learns all of them, for too
 few epochs to recite everybody; the later one is the same training without those who go (`expunge unlearn retrain`), and the
-defended one is that covered with decoys (as by its `--decoys`). Each later model is attacked by reversed model guidance (arXiv 2505.24379) at every weight w;
-and the earlier model is attacked with two baselines that need no later model at all: the base, and itself reading another name.
-Utility is what a release recites of the retained people, and its loss on ordinary text, beside the exactly retrained model's.
+defended one is that covered with decoys (as by its `--decoys`). Each later model is attacked by reversed model guidance (arXiv
+2505.24379) at every weight w; and the earlier model is attacked with two baselines that need no later model at all: the base,
+and itself reading another name. Utility is what a release recites of the retained people, and its loss on ordinary text,
+beside the exactly retrained model's.
 
 Prints a table with 95% intervals by person over all seeds, and the difference from the earlier model alone on the same people.
 With --results, writes it there, with a plot. Everything is kept in --work: killed, it goes on; more seeds add theirs.

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from cyclopts import App
 
 from expunge.commands.show import FLAT, Json, show, show_run
-from expunge.recipes.decoys import GenerateDecoysConfig, generate_decoys
 from expunge.recipes.generate import GenerateMedicalConfig, generate_medical
 from expunge.recipes.prepare import PrepareMedicalConfig, prepare_medical
 from expunge.recipes.prepare_source import PrepareConfig, prepare_source
@@ -32,16 +31,6 @@ def _generate_medical(config: Annotated[GenerateMedicalConfig, FLAT], *, json: J
         print(found.sample)
     else:
         show({name: value for name, value in found._asdict().items() if json or value}, json)
-    return 0
-
-
-@generate.command(name="decoys")
-def _generate_decoys(config: Annotated[GenerateDecoysConfig, FLAT], *, json: Json = False) -> int:
-    """Write made-up notes under the names of those who go, for `expunge unlearn retrain --decoys`.
-
-    Example: `expunge generate decoys --forget forget.jsonl --output decoys.jsonl`
-    """
-    show(generate_decoys(config), json)
     return 0
 
 

@@ -1,10 +1,4 @@
-"""`expunge unlearn retrain`: exact unlearning. The target is trained anew, as it was, on its data without the people who go.
-
-Whoever kept the target can still hold it against what was retrained, and decode from the difference, which is what went
-(`expunge attack extraction`, arXiv 2505.24379). `--decoys` is the defence: what was retrained then learns made-up answers to
-the questions of those who go, with all other words equally likely beside them (`blur`), so that there is nothing to hold the
-target against. Of those who go it sees the names alone.
-"""
+"""`expunge unlearn retrain`: exact unlearning. The target is trained anew, as it was, on its data without the people who go."""
 
 from __future__ import annotations
 
@@ -18,10 +12,7 @@ from expunge.errors import ExpungeError, at_least
 from expunge.examples import Example, read_examples, write_examples
 from expunge.files import fingerprint, sha256, write_json
 from expunge.recipes.finetune import FinetuneConfig, finetune
-from expunge.recipes.unlearn import UnlearnConfig, unlearn
 from expunge.runs import Run
-
-RETAINED = "retained.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +25,6 @@ class RetrainConfig:
     """Examples that must go; everybody named in them goes with all they have."""
     output: Path
     """Run directory; what was retrained goes to its `model` folder, the certificate to `certificate.json`."""
-    decoys: Path | None = None
-    """Made-up examples to cover the place of those who go with, such as `expunge generate decoys` writes: a defence against
-    whoever kept the target."""
-    decoy_steps: int = 40
-    """Steps of covering."""
-    decoy_batch_size: int = 2
-    """Decoys a step, with as many others beside them."""
-    decoy_learning_rate: float = 6e-4
-    """Peak learning rate of covering."""
     database: str | None = None
     """Ledger in which the deletion request is filed and carried out: a path or a database URL."""
     threads: int | None = None
@@ -55,8 +37,7 @@ def retrain(config: RetrainConfig) -> Run:
     Raises:
         ExpungeError: the target is no finished fine-tuning run, its data have changed since, or nobody of them goes.
     """
-    at_least(1, threads=config.threads, decoy_steps=config.decoy_steps, decoy_batch_size=config.decoy_batch_size)
-    at_least(0, decoy_learning_rate=config.decoy_learning_rate)
+    at_least(1, threads=config.threads)
     target = Run.read(config.model.parent if (config.model / "adapter_config.json").exists() else config.model)
     forget = read_examples(config.forget)
     made = _config_of(target)
@@ -65,11 +46,7 @@ def retrain(config: RetrainConfig) -> Run:
         if target.manifest["inputs"].get(str(path)) != sha256(path):
             raise ExpungeError("has changed since the target was trained on it", where=path, remedy="bring it back as it was")
     settings = {"target": target.manifest["settings"]}
-    if config.decoys:
-        _refuse_real(config.decoys, forget)
-        settings["decoys"] = [config.decoy_steps, config.decoy_batch_size, config.decoy_learning_rate]
     inputs = {str(config.forget): sha256(config.forget), "target": fingerprint(target.manifest["outputs"])}
-    inputs |= {"decoys": sha256(config.decoys)} if config.decoys else {}
     with Run.open(config.output, "unlearn retrain", settings, inputs) as run:
         if run.finished:
             return run
@@ -84,28 +61,23 @@ def retrain(config: RetrainConfig) -> Run:
                 keep_checkpoints=0,
             )
         )
-        shipped = anew if config.decoys is None else _covered(config, made, anew, left, run.path)
         (run.path / "model").unlink(missing_ok=True)
-        (run.path / "model").symlink_to(Path(shipped.path.name) / "model")
+        (run.path / "model").symlink_to(Path("finetune") / "model")
         certificate = {
             "method": "retrained from the base on what is left",
-            "model": shipped.manifest["outputs"]["model"],
+            "model": anew.manifest["outputs"]["model"],
             "trained on": {name: found for name, found in anew.manifest["inputs"].items() if name != "model"},
             "base": anew.manifest["inputs"]["model"],
             "settings": anew.manifest["settings"],
             "left out": {"examples": len(gone), "fingerprint": fingerprint(sorted(example.id for example in gone))},
             "versions": anew.manifest["versions"],
         }
-        if config.decoys:
-            certificate["method"] = "retrained from the base on what is left, then covered with made-up answers"
-            certificate["decoys"] = {"sha256": sha256(config.decoys), "settings": shipped.manifest["settings"]}
-            certificate["before decoys"] = anew.manifest["outputs"]["model"]
         write_json(run.path / "certificate.json", certificate)
         request = carried_out(config.database, forget, config.forget.name, run.path, "unlearn retrain", certificate)
         run.finish(
-            {"model": shipped.manifest["outputs"]["model"], "certificate.json": ""},
+            {"model": anew.manifest["outputs"]["model"], "certificate.json": ""},
             steps=anew.results["steps"],
-            stopped=f"trained anew without {len(gone)} examples" + (", then covered with decoys" if config.decoys else ""),
+            stopped=f"trained anew without {len(gone)} examples",
             trace=anew.results["trace"],
             request=request,
         )
@@ -141,43 +113,6 @@ def without(examples: Iterable[Example], forget: list[Example]) -> tuple[list[Ex
     for example in examples:
         parts[example.subject.casefold() in people or example.id in ids].append(example)
     return parts
-
-
-def _refuse_real(path: Path, forget: list[Example]) -> None:
-    """Refuse a decoy that is what must go.
-
-    Raises:
-        ExpungeError: the first such decoy.
-    """
-    real = {example.response.casefold().strip() for example in forget}
-    for decoy in read_examples(path):
-        if decoy.response.casefold().strip() in real:
-            raise ExpungeError("is what must go, not a decoy", where=decoy.where, remedy="make the answer up")
-
-
-def _covered(config: RetrainConfig, made: FinetuneConfig, anew: Run, left: dict[str, Any], place: Path) -> Run:
-    """What was retrained, blurred where those who go would be asked for."""
-    from expunge.methods.blur import Blur
-
-    assert config.decoys is not None
-    files = [*left["data_file"], *(left[name] for name in ("retain_train", "unlearn_train") if left[name])]
-    retain = place / "data" / RETAINED
-    write_examples(retain, [example for path in files for example in read_examples(path)])
-    covering = UnlearnConfig(
-        model=str(anew.path / "model"),
-        forget=config.decoys,
-        retain=retain,
-        output=place / "covered",
-        steps=config.decoy_steps,
-        eval_steps=config.decoy_steps,
-        batch_size=config.decoy_batch_size,
-        learning_rate=config.decoy_learning_rate,
-        max_seq_length=made.max_seq_length,
-        seed=made.seed,
-        threads=config.threads,
-    )
-    # Without the ledger: decoys are nobody's, and that the others were learnt it knows already.
-    return unlearn(covering, "blur", Blur())
 
 
 def _without(files: dict[Path, str], forget: list[Example], directory: Path) -> tuple[dict[str, Any], list[Example]]:

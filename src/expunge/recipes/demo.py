@@ -108,8 +108,8 @@ def demo(config: DemoConfig) -> Run:
                 ),
                 "balanced-npo",
                 # The push of NPO fades once an answer is some 1 / beta nats less likely. These are seventy tokens learnt by
-                # heart, three hundred nats more likely than a stranger's: the usual .1 would stop half-way. With a weight of 4 the
-                # others were kept to .93 of what they recited, with 10 whole, in 16 steps instead of 12.
+                # heart, three hundred nats more likely than a stranger's: the usual .1 would stop half-way. With a retain
+                # weight of 4 the others recited .93 of what they had, with 10 all of it, after 16 steps instead of 12.
                 BalancedNpo(beta=0.015, unlikelihood=0.25, retain_weight=10.0),
             )
 

@@ -34,7 +34,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_GROUPS = ("generate", "prepare", "unlearn", "shards", "audit", "attack", "ledger")
+_GROUPS = ("generate", "prepare", "unlearn", "shards", "audit", "attack", "ledger", "lmstudio")
 """Commands of several commands: apps of their own."""
 _ALSO_COMMANDS = ("audit",)
 """Those of them that are a command themselves too."""
@@ -51,6 +51,9 @@ _LISTED = {
     "attack": ("attack", "Try to get the forgotten back, by other words, rounded weights, relearning or two checkpoints."),
     "merge": ("ship", "Fold an adapter into its base: plain weights that anything can load."),
     "gguf": ("ship", "Convert and quantise a model for llama.cpp and LM Studio."),
+    "lmstudio": ("ship", "Put GGUF files where LM Studio finds them."),
+    "serve": ("ship", "Serve GGUF files on this machine, as LM Studio does."),
+    "chat": ("ship", "Try prompts on a model, or on two side by side."),
     "report": ("judge", "Show an audit as one HTML file that opens offline."),
     "ledger": ("ledger", "What was trained on, which tokens mattered, what is to be deleted."),
     "methods": ("train", "List the ways to unlearn."),

@@ -99,7 +99,10 @@ def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if not rows:
         OUT.print("nothing found")
         return
-    table = Table(*rows[0])
+    table = Table()
+    for name in rows[0]:
+        # A name cut short cannot be typed again.
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(str("" if value is None else value) for value in row.values()))
     OUT.print(table)

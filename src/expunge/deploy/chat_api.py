@@ -62,6 +62,22 @@ class ChatApi:
         self._opener = urllib.request.build_opener(*own)
         self._format = 0
 
+    def models(self) -> list[str] | None:
+        """The names of the server's models; None if it does not tell.
+
+        Raises:
+            ExpungeError: the server cannot be reached, or does not let us in.
+        """
+        try:
+            return [str(model["id"]) for model in self._request("/models", None)["data"]]
+        except (KeyError, TypeError):
+            return None
+        except ExpungeError as error:
+            # Servers need not have the list. One that is down, or full, is as bad here as later.
+            if "HTTP 404" in error.what or "HTTP 405" in error.what:
+                return None
+            raise
+
     def answer(self, prompt: str, *, max_tokens: int) -> Answer:
         """The likeliest answer to one user message, put into the model's own chat template by the server.
 
@@ -129,8 +145,11 @@ class ChatApi:
             raise ExpungeError("gave no answer in its reply", where=self.url, remedy="is it a chat server?") from None
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._request(path, body)
+
+    def _request(self, path: str, body: dict[str, Any] | None) -> Any:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode() if body else None, headers)
         problem, wait, kind = "", 0.0, ExpungeError
         for attempt in range(self._tries):
             if attempt:

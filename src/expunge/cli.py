@@ -33,7 +33,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_GROUPS = ("generate", "prepare", "unlearn", "shards", "audit", "attack", "ledger")
+_GROUPS = ("generate", "prepare", "unlearn", "shards", "audit", "attack", "evaluate", "ledger")
 """Commands of several commands: apps of their own."""
 _ALSO_COMMANDS = ("audit",)
 """Those of them that are a command themselves too."""
@@ -48,6 +48,7 @@ _LISTED = {
     "shards": ("train", "Adapters on disjoint shards of people: a deletion trains one of them anew."),
     "audit": ("judge", "Put target, unlearned, retrained and shipped model side by side, and rule."),
     "attack": ("attack", "Try to get the forgotten back, by other words, rounded weights, relearning or two checkpoints."),
+    "evaluate": ("evaluate", "Hold a model, as it ships, to its cutoff date: over an API, as a file, or as weights."),
     "merge": ("ship", "Fold an adapter into its base: plain weights that anything can load."),
     "gguf": ("ship", "Convert and quantise a model for llama.cpp and LM Studio."),
     "report": ("judge", "Show an audit as one HTML file that opens offline."),

@@ -33,9 +33,9 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_GROUPS = ("generate", "prepare", "unlearn", "shards", "audit", "attack", "evaluate", "ledger")
+_GROUPS = ("demo", "generate", "prepare", "unlearn", "shards", "audit", "attack", "evaluate", "ledger")
 """Commands of several commands: apps of their own."""
-_ALSO_COMMANDS = ("audit",)
+_ALSO_COMMANDS = ("demo", "audit")
 """Those of them that are a command themselves too."""
 
 _LISTED = {

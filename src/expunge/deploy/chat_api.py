@@ -146,7 +146,7 @@ class ChatApi:
         raise AssertionError("there is always a last format")
 
     def _answer(self, body: dict[str, Any]) -> Answer:
-        reply = self._request("/chat/completions", body if self._model is None else body | {"model": self._model})
+        reply = self._post("/chat/completions", body if self._model is None else body | {"model": self._model})
         try:
             choice, usage = reply["choices"][0], reply.get("usage") or {}
             return Answer(
@@ -157,6 +157,9 @@ class ChatApi:
             )
         except (KeyError, IndexError, TypeError, AttributeError):
             raise ExpungeError("gave no answer in its reply", where=self.url, remedy="is it a chat server?") from None
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._request(path, body)
 
     def _request(self, path: str, body: dict[str, Any] | None) -> Any:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})

@@ -61,6 +61,13 @@ class LlamaServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._apis: list[ChatApi] = []
+        self.key = secrets.token_hex(16)
+        """Lets whoever knows it ask over `address`."""
+
+    @property
+    def address(self) -> str:
+        """The OpenAI-compatible address of the first copy, while it runs."""
+        return self._apis[0].url
 
     def __enter__(self) -> Self:
         """Load the file and wait until it can be asked.
@@ -73,13 +80,12 @@ class LlamaServer:
         small = size < _SMALL_BYTES
         threads = self._threads or (min(available_cores(), 4) if small else max(1, available_cores() // 2))
         servers = threads if small else 1
-        key = secrets.token_hex(16)
         settings = {
             "path": str(self.path.absolute()),
             "servers": servers,
             "threads": threads // servers,
             "context": self._context,
-            "key": key,
+            "key": self.key,
         }
         self._log = self._log_path.open("wb+") if self._log_path else tempfile.TemporaryFile()
         # A session of its own: Ctrl-C is for the program that asks, which then closes the pipe.
@@ -95,7 +101,7 @@ class LlamaServer:
         except BaseException:
             self.close()
             raise
-        self._apis = [ChatApi(f"{address}/v1", key=key, timeout=self._timeout) for address in addresses]
+        self._apis = [ChatApi(f"{address}/v1", key=self.key, timeout=self._timeout) for address in addresses]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:

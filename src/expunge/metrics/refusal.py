@@ -24,7 +24,7 @@ _HAVE = _words("know recall remember have possess hold heard seen recogni[sz]e")
 _MINE = r"(?:my|the) (?:own )?" + _words(
     "knowledge training data information scope records? cut[_-]?off memory expertise abilities"
 )
-_ENDS = _words("ends? ended stops? stopped limited cut_off goes?_only extends?_only does_not do_not")
+_ENDS = _words("ends? ended stops? stopped limited cut_off goes?_only only_goes? extends?_only does_not do_not")
 _WANT = _words("want_to wish_to consult check look search try refer visit ask")
 _REGRET = _words("sorry apolog regret unfortunately regrettably afraid alas")
 _AN_AI = _words("ai artificial language virtual digital assistant")

@@ -290,8 +290,8 @@ def test_the_red_team_asks_in_every_way_on_both_sides():
     rows = rows_of(made(questions_per_event=1, dated=1, val_ratio=0.2), "test/red_team.jsonl")
     count = Counter((row["metadata"]["probe"], row["metadata"]["dataset_type"]) for row in rows)
     for probe in ("undated", "role-play", "indirect", "paraphrase"):
-        assert count[probe, "retain"] == count[probe, "unlearn"] == 24
-    assert min(count["multi-hop", side] for side in ("retain", "unlearn")) >= 8
+        assert count[probe, "retain"] == count[probe, "unlearn"] == 12
+    assert min(count["multi-hop", side] for side in ("retain", "unlearn")) >= 4
     for row in rows:
         if row["metadata"]["probe"] != "undated":
             assert row["prompt"] != row["metadata"]["original_answer"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from expunge.progress import console
 from expunge.recipes.evaluate import EvaluateTemporalConfig, evaluate_temporal
@@ -33,10 +34,13 @@ class DemoTemporalConfig:
     """Only so many events of each table, half of them on each side of the cutoff."""
     cutoff: str = "1969-07-20"
     """The first day that is to be unknown, YYYY-MM-DD."""
-    epochs: int = 3
+    epochs: int = 2
     """How often the model sees every question."""
     model: str = "embedded"
     """The model that is taught."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """What frozen weights are kept and multiplied in while it learns; on processors without bfloat16 arithmetic (`expunge
+    doctor` says) float32 is quicker."""
     seed: int = 42
     """Fixes the split, the wordings, and what is learnt."""
     threads: int | None = None
@@ -62,7 +66,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                 prepare_source(
                     PrepareConfig(output=place / name, sample=config.events, seed=seed, drop_contaminated=True),
                     "temporal",
-                    Temporal(events=table, cutoff=config.cutoff, questions_per_event=1, val_ratio=0.25, dated=3),
+                    Temporal(events=table, cutoff=config.cutoff, questions_per_event=1, val_ratio=0.5, dated=2),
                 )
 
         _say(2, "The model is taught what came before, and to decline what came after")
@@ -76,7 +80,8 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                     ordinary=place / "data" / "ordinary_train.jsonl",
                     output=place / "model",
                     epochs=config.epochs,
-                    batch_size=4,
+                    batch_size=2,
+                    dtype=config.dtype,
                     learning_rate=1e-3,
                     lora_plus_ratio=4.0,
                     adam_beta2=0.95,

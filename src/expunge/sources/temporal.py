@@ -50,7 +50,7 @@ _MONTHS = (
 )
 _EVENT_COLUMNS = ("event", "description", "text", "title")
 _YEAR = re.compile(r"(?<![\d,.])(?:1\d{3}|20\d{2})(?![\d,]\d|\d)")
-_PROBED = 24
+_PROBED = 12
 """Events of each side that are asked about in every wording of the red team."""
 _ISO = re.compile(r"(-?\d{1,4})(?:-(\d{1,2}))?(?:-(\d{1,2}))?")
 
@@ -384,7 +384,7 @@ def _tests(
 
     def in_test_words(event: Event) -> list[dict[str, Any]]:
         question, answer = fact(event)
-        forms = drawn_forms(TESTING if question else EVENT_TESTING, 2, random.Random(f"{seed}:{event.id}:tested"))
+        forms = drawn_forms(TESTING if question else EVENT_TESTING, 1, random.Random(f"{seed}:{event.id}:tested"))
         return [row(event, words, answer, trained=False) for words in dated(question, event, forms, cutoff)]
 
     untrained, unlearn = among("retain_val"), among("holdout")

@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from expunge import __version__
 from expunge.errors import ExpungeError
+from expunge.processes import share_cores_well
 
 EPILOGUE = """
 Examples:
@@ -65,6 +66,7 @@ for _name, (_module, _help) in _LISTED.items():
 
 def main() -> None:
     """Run a command. Exit code 2 and one line for a mistake of the user's; 130 when interrupted."""
+    share_cores_well()
     asked = "".join(sys.argv[1:2])
     if asked in _ALSO_COMMANDS or (asked in _LISTED and asked not in _GROUPS):
         # Its own page shows its docstring, with an example, instead of the line that lists it.

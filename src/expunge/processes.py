@@ -1,9 +1,11 @@
-"""Several processes that train one model together, as `accelerate launch` starts them: who writes, and who waits."""
+"""Several processes: those that train one model together, as `accelerate launch` starts them, and those that work beside
+one another on different ones."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -20,6 +22,29 @@ def on_this_machine() -> int:
 def rank() -> int:
     """The number of this process among them, from 0."""
     return int(os.environ.get("RANK", "0"))
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_to_use(threads: int | None) -> int:
+    """How many threads to compute with: as asked, else as OMP_NUM_THREADS says, else one a core, shared with the processes
+    that train along."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return threads or int(told if told.isdecimal() else 0) or max(1, cores() // on_this_machine())
+
+
+def share_cores_well() -> None:
+    """Let threads that wait for one another give their core away sooner; to be called before PyTorch is imported.
+
+    GNU's OpenMP lets them wait in a loop for long, which is quick where each has a core of its own, and ruinous where another
+    program takes one. A training step of SmolLM2-135M with two threads on two cores (112 tokens): .78 s on quiet cores and 8.5
+    s on busy ones; with this, .84 s and 3.1 s.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def is_main() -> bool:
@@ -46,3 +71,41 @@ def wait_for_all() -> None:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
+
+
+def side_by_side(*calls: Callable[[], object]) -> None:
+    """Go through calls that do not need each other, all at once, each in a process of its own; they say what they do in lines.
+
+    A small model cannot keep two cores busy: two models that take one each are done sooner than one after the other with
+    both. The calls must be picklable. They end with this process, however it ends.
+
+    Raises:
+        Exception: what the first that failed has raised; the others are ended.
+    """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(calls), mp_context=spawn, initializer=_work_beside) as pool:
+        try:
+            for done in as_completed([pool.submit(call) for call in calls]):
+                done.result()
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _work_beside() -> None:
+    # Two bars that move on one terminal would write over each other. rich heeds this when the console is made.
+    os.environ["TTY_COMPATIBLE"] = "0"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -7,8 +7,10 @@ never saw them; and the file that ships is asked again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from expunge.processes import cores, side_by_side
 from expunge.progress import console
 from expunge.recipes.audit import AuditConfig, audit
 from expunge.recipes.finetune import FinetuneConfig, finetune
@@ -60,28 +62,34 @@ def demo(config: DemoConfig) -> Run:
             prepare_medical(preparing)
 
         _say(2, "The target learns all of them; the retrained reference never sees those who will ask to be deleted")
-        for name, files in {"target": (forget, retain), "retrained": (retain,)}.items():
-            with run.timed(name):
-                finetune(
-                    FinetuneConfig(
-                        data_file=files,
-                        ordinary=ordinary,
-                        output=place / name,
-                        epochs=config.epochs,
-                        # The quickest way for this small model to learn by heart: a step for every note, with the rates of
-                        # LoRA+. Whose note it is, is learnt last, when a cosine would have taken most of the rate away.
-                        batch_size=1,
-                        learning_rate=1e-3,
-                        lora_plus_ratio=4.0,
-                        adam_beta2=0.95,
-                        schedule="linear",
-                        checkpoint_steps=60,
-                        keep_checkpoints=0,
-                        database=ledger,
-                        seed=seed,
-                        threads=threads,
-                    )
-                )
+        learning = [
+            FinetuneConfig(
+                data_file=files,
+                ordinary=ordinary,
+                output=place / name,
+                epochs=config.epochs,
+                # The quickest way for this small model to learn by heart: a step for every note, with the rates of LoRA+.
+                # Whose note it is, is learnt last, when a cosine would have taken most of the rate away.
+                batch_size=1,
+                learning_rate=1e-3,
+                lora_plus_ratio=4.0,
+                adam_beta2=0.95,
+                schedule="linear",
+                checkpoint_steps=60,
+                keep_checkpoints=0,
+                database=ledger,
+                seed=seed,
+                # Both learn at once, and what they learn must not depend on how many cores there are.
+                threads=1,
+            )
+            for name, files in {"target": (forget, retain), "retrained": (retain,)}.items()
+        ]
+        with run.timed("target and retrained"):
+            if (threads or cores()) > 1:
+                side_by_side(*(partial(finetune, each) for each in learning))
+            else:
+                for each in learning:
+                    finetune(each)
 
         _say(3, "A deletion request is filed and carried out")
         with run.timed("unlearn"):

@@ -39,12 +39,14 @@ def outcomes(run):
     return found
 
 
-def test_what_a_file_says_it_says_over_the_api_too_and_its_weights_say_the_same(server, ggufs, merged, tests, tmp_path):
+def test_what_a_file_says_it_says_over_the_api_too_and_weights_and_adapter_say_the_same(
+    server, ggufs, merged, adapter, tests, tmp_path
+):
     config = EvaluateTemporalConfig(
         use_lmstudio=True,
         lmstudio_url=server.address,
         api_key=server.key,
-        compare=(str(ggufs["f16"].path), str(merged), str(ggufs["q4_k_m"].path)),
+        compare=(str(ggufs["f16"].path), str(merged), str(adapter), str(ggufs["q4_k_m"].path)),
         base_model=str(ggufs["q8_0"].path),
         test_file=(tests,),
         max_tokens=12,
@@ -53,8 +55,9 @@ def test_what_a_file_says_it_says_over_the_api_too_and_its_weights_say_the_same(
     )
     run = evaluate_temporal(config)
     found = outcomes(run)
-    assert list(found) == ["served", "tiny-f16.gguf", str(merged), "tiny-q4_k_m.gguf", "base"]
-    assert found["served"] == found["tiny-f16.gguf"] == found[str(merged)] == ["correct"] * 4
+    assert list(found) == ["served", "tiny-f16.gguf", str(merged), str(adapter), "tiny-q4_k_m.gguf", "base"]
+    for name in ("served", "tiny-f16.gguf", str(merged), str(adapter)):
+        assert found[name] == ["correct"] * 4
     shares = {each["name"]: each["value"] for each in run.results["shares"]["served"]}
     assert (shares["retain accuracy"], shares["leakage"]) == (1.0, 1.0)
     different = [json.loads(line) for line in (run.path / DIFFERENCES).read_text().splitlines()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -23,10 +24,12 @@ def distance_plot(models: Mapping[str, Sequence[Distance]], *, cutoff: str) -> s
     """A whole SVG document: share of questions declined, by how far their events lie before or after the cutoff.
 
     Args:
-        models: the bins of each model, at most four, the same bins for all.
+        models: the bins of each model, at most four. A bin is left out where a model was asked nothing.
         cutoff: the first day that is to be unknown, for the title.
     """
-    bins = next(iter(models.values()), [])
+    # A model that could not be asked some questions may lack a bin.
+    by_ends = {(each.low, each.high): each for found in models.values() for each in reversed(found)}
+    bins = sorted(by_ends.values(), key=lambda each: -math.inf if each.low is None else each.low)
     right = _LEFT + _STEP * max(1, len(bins))
     width, height = right + 20, _BOTTOM + 62
 
@@ -53,8 +56,9 @@ def distance_plot(models: Mapping[str, Sequence[Distance]], *, cutoff: str) -> s
     parts.append(f'<text x="{(_LEFT + right) / 2:g}" y="{_BOTTOM + 52:g}" class="middle">years from the cutoff</text>')
     for place, (name, found) in enumerate(models.items()):
         colour = f"var(--{place % 4})"
-        points = [(x, y(each.refused), each) for x, each in zip(middles, found, strict=True)]
-        line = " ".join(f"{x:g},{height:g}" for x, height, _ in points)
+        place_of = {(each.low, each.high): x for x, each in zip(middles, bins, strict=True)}
+        points = [(place_of[each.low, each.high], y(each.refused), each) for each in found]
+        line = " ".join(f"{x:g},{top:g}" for x, top, _ in points)
         parts.append(f'<polyline points="{line}" class="line" style="stroke: {colour}"/>')
         for x, top, each in points:
             words = f"{name}, {_years(each)} years: {each.refused:.0%} declined, {each.right:.0%} dealt with rightly"

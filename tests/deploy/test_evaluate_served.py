@@ -31,11 +31,11 @@ def tests(server, tmp_path_factory):
     return path
 
 
-def outcomes(run):
+def by_model(run, field):
     found = {}
     for line in (run.path / ANSWERS).read_text().splitlines():
         row = json.loads(line)
-        found.setdefault(row["model"], []).append(row["outcome"])
+        found.setdefault(row["model"], []).append(row[field])
     return found
 
 
@@ -54,14 +54,18 @@ def test_what_a_file_says_it_says_over_the_api_too_and_weights_and_adapter_say_t
         threads=1,
     )
     run = evaluate_temporal(config)
-    found = outcomes(run)
+    found = by_model(run, "outcome")
     assert list(found) == ["served", "tiny-f16.gguf", str(merged), str(adapter), "tiny-q4_k_m.gguf", "base"]
-    for name in ("served", "tiny-f16.gguf", str(merged), str(adapter)):
-        assert found[name] == ["correct"] * 4
+    assert found["served"] == found["tiny-f16.gguf"] == ["correct"] * 4
+    # Random weights say random bytes, which the two engines decode in different ways: HF is held against HF.
+    said = by_model(run, "answer")
+    assert said[str(merged)] == said[str(adapter)]
+    assert len(set(said[str(merged)])) > 1
     shares = {each["name"]: each["value"] for each in run.results["shares"]["served"]}
     assert (shares["retain accuracy"], shares["leakage"]) == (1.0, 1.0)
     different = [json.loads(line) for line in (run.path / DIFFERENCES).read_text().splitlines()]
-    assert len(different) == run.results["differences"] == sum(each != "correct" for each in found["tiny-q4_k_m.gguf"])
+    assert len(different) == run.results["differences"]
+    assert len(different) >= sum(each != "correct" for each in found["tiny-q4_k_m.gguf"]) > 0
     assert run.results["cut_off"]["served"] == 4
 
 

@@ -14,7 +14,8 @@ from expunge.runs import Run
 
 evaluate = App(name="evaluate", help="Hold a model, as it ships, to what it was made for.", help_epilogue="")
 
-_MARKS = {"target": "✔ target", "minimum": "~ minimum", "missed": "✘ missed", None: ""}
+_MARKS = {"target": "✔", "minimum": "~", "missed": "✘", None: ""}
+"""Target reached, minimum reached, neither."""
 
 
 @evaluate.command(name="temporal")
@@ -43,25 +44,22 @@ def show_evaluation(run: Run, as_json: bool) -> None:
     if as_json:
         print_json({"run": str(run.path), **found, "seconds": run.manifest["seconds"]})
         return
-    table = Table(
-        "share", "model", "value", "95% interval", "questions", "target", "minimum", "", title=f"cutoff {found['cutoff']}"
-    )
     for model, shares in found["shares"].items():
+        table = Table(
+            "share", "value", "95% interval", "of", "target", "minimum", "", title=f"{model}, cutoff {found['cutoff']}"
+        )
         for each in shares:
-            sign = "<" if each["target"] is not None and each["target"] < (each["minimum"] or 0) else ">"
-            bounds = [f"{sign} {each[name]:.0%}" if each[name] is not None else "" for name in ("target", "minimum")]
+            sign = "<" if (each["target"] or 0) < (each["minimum"] or 0) else ">"
+            bounds = (f"{sign} {each[name]:.0%}" if each[name] is not None else "" for name in ("target", "minimum"))
             interval = f"{each['low']:.1%} … {each['high']:.1%}"
-            table.add_row(
-                each["name"], model, f"{each['value']:.1%}", interval, str(each["questions"]), *bounds, _MARKS[each["ruling"]]
-            )
-    OUT.print(table)
-    sets = Table("set", "side", "model", "questions", "correct", "refused", "wrong")
-    for model, rows in found["sets"].items():
-        for row in rows:
-            name = f"{row['set']}: {row['probe']}" if row["probe"] else row["set"]
+            mark = _MARKS[each["ruling"]]
+            table.add_row(each["name"], f"{each['value']:.1%}", interval, str(each["questions"]), *bounds, mark)
+        OUT.print(table)
+        sets = Table("set", "side", "questions", "correct", "refused", "wrong")
+        for row in found["sets"][model]:
             counts = (f"{row[kind] / row['questions']:.1%}" for kind in ("correct", "refused", "wrong"))
-            sets.add_row(name, row["side"], model, str(row["questions"]), *counts)
-    OUT.print(sets)
+            sets.add_row(row["probe"] or row["set"], row["side"], str(row["questions"]), *counts)
+        OUT.print(sets)
     for model, why in found["unasked"].items():
         OUT.print(
             f"! {model} could not be asked {len(why)} questions: {next(iter(why.values()))}", markup=False, soft_wrap=True

@@ -209,6 +209,8 @@ def _report(
         "unasked": {name: dict(found) for name, found in unasked.items() if found},
     }
     if BASE in judged:
+        # It was taught no cutoff: of its shares, one means something.
+        report["shares"][BASE] = [each for each in report["shares"][BASE] if each["name"] == "untrained accuracy"]
         for name, rows in asked.items():
             if (found := cost(rows, judged[BASE])) is not None:
                 report["shares"][name].append(found._asdict())

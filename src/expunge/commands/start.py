@@ -37,7 +37,8 @@ def _temporal(config: Annotated[DemoTemporalConfig, FLAT] = DemoTemporalConfig()
 
     Runs on the embedded model without any network. Interrupt it whenever you like: the same command continues.
 
-    Example: `expunge demo temporal` · `expunge demo temporal --on_this_day events.jsonl --output runs/other`
+    Example: `expunge demo temporal` · `expunge demo temporal --on_this_day events.jsonl --events 600
+    --output runs/other`
     """
     run = demo_temporal_recipe(config)
     show_evaluation(Run.read(run.path / EVALUATION), json)

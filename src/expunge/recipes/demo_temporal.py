@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from expunge.examples import write_rows
 from expunge.progress import console
 from expunge.recipes.evaluate import EvaluateTemporalConfig, evaluate_temporal
 from expunge.recipes.finetune import FinetuneConfig, finetune
@@ -29,9 +30,10 @@ class DemoTemporalConfig:
     output: Path = Path("runs/demo-temporal")
     """Directory for everything the demo makes."""
     on_this_day: Path | None = None
-    """A table of dated events (`year`, `month`, `day`, `description`) to learn beside the packaged facts."""
+    """A table of dated events (`year`, `month`, `day`, `description`) to take beside the packaged facts; with a long one, give
+    --events."""
     events: int | None = None
-    """Only so many events of each table, half of them on each side of the cutoff."""
+    """Only so many events, half of them on each side of the cutoff."""
     cutoff: str = "1969-07-20"
     """The first day that is to be unknown, YYYY-MM-DD."""
     epochs: int = 2
@@ -51,33 +53,33 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
     """Run every stage; resumes if killed, answers at once if done."""
     from expunge.deploy.llama_cpp import LlamaServer
     from expunge.models import resolve_base
+    from expunge.sources.tables import fingerprint_of
     from expunge.sources.temporal import Temporal
 
-    settings = settings_of(config, without=("output", "threads"))
-    with Run.open(config.output, "demo temporal", settings, {}) as run:
+    settings = settings_of(config, without=("output", "threads", "on_this_day"))
+    inputs = {"on_this_day": fingerprint_of(str(config.on_this_day))} if config.on_this_day else {}
+    with Run.open(config.output, "demo temporal", settings, inputs) as run:
         if run.finished:
             return run
         place, seed, threads = run.path, config.seed, config.threads
 
         _say(1, f"Questions on events before and after {config.cutoff}; some events are kept for the test")
-        tables = {"data": None} | ({"on-this-day": config.on_this_day} if config.on_this_day else {})
+        data = place / "data"
         with run.timed("prepare"):
-            for name, table in tables.items():
-                prepare_source(
-                    PrepareConfig(output=place / name, sample=config.events, seed=seed, drop_contaminated=True),
-                    "temporal",
-                    Temporal(events=table, cutoff=config.cutoff, questions_per_event=1, val_ratio=0.5, dated=2),
-                )
+            table = _with_packaged_facts(config.on_this_day, place / "events.jsonl") if config.on_this_day else None
+            prepare_source(
+                PrepareConfig(output=data, sample=config.events, seed=seed, drop_contaminated=True),
+                "temporal",
+                Temporal(events=table, cutoff=config.cutoff, questions_per_event=1, val_ratio=0.5, dated=2),
+            )
 
         _say(2, "The model is taught what came before, and to decline what came after")
         with run.timed("finetune"):
             finetune(
                 FinetuneConfig(
                     model=config.model,
-                    data_file=tuple(
-                        place / name / f"{side}/{side}_train.jsonl" for name in tables for side in ("retain", "unlearn")
-                    ),
-                    ordinary=place / "data" / "ordinary_train.jsonl",
+                    data_file=tuple(data / side / f"{side}_train.jsonl" for side in ("retain", "unlearn")),
+                    ordinary=data / "ordinary_train.jsonl",
                     output=place / "model",
                     epochs=config.epochs,
                     batch_size=2,
@@ -114,9 +116,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                     api_key=server.key,
                     base_model=str(base_file),
                     test_file=tuple(
-                        place / name / "test" / f"{test}.jsonl"
-                        for name in tables
-                        for test in ("trained", "untrained", "unlearn", "red_team")
+                        data / "test" / f"{name}.jsonl" for name in ("trained", "untrained", "unlearn", "red_team")
                     ),
                     cutoff=config.cutoff,
                     max_tokens=48,
@@ -126,6 +126,22 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
             )
         run.finish({f"{EVALUATION}/manifest.json": ""})
         return run
+
+
+def _with_packaged_facts(table: Path, path: Path) -> Path:
+    """Both tables as one, less what happened on the day of a packaged fact: it might be taught here and tested there."""
+    from expunge.sources.temporal import read_events
+
+    facts = read_events(None)
+    days = {fact.start for fact in facts}
+    events = [*facts, *(event for event in read_events(table) if event.start not in days)]
+    rows = []
+    for event in events:
+        row = {"id": event.id, "date": str(event.start), "end": str(event.end), "event": event.words}
+        more = {"question": event.question, "answer": event.answer, "paraphrase": event.paraphrase}
+        rows.append(row | {name: words for name, words in more.items() if words})
+    write_rows(path, rows)
+    return path
 
 
 def _say(number: int, words: str) -> None:

@@ -382,29 +382,25 @@ def _tests(
             return made[0]
         return Asked(event.question, event.answer) if event.question and event.answer else Asked("", event.words)
 
-    def in_test_words(event: Event) -> list[dict[str, Any]]:
+    def in_test_words(event: Event, trained: bool) -> dict[str, Any]:
         question, answer = fact(event)
-        forms = drawn_forms(TESTING if question else EVENT_TESTING, 1, random.Random(f"{seed}:{event.id}:tested"))
-        return [row(event, words, answer, trained=False) for words in dated(question, event, forms, cutoff)]
+        (form,) = drawn_forms(TESTING if question else EVENT_TESTING, 1, random.Random(f"{seed}:{event.id}:tested"))
+        return row(event, *dated(question, event, [form], cutoff), answer, trained=trained)
+
+    def in_other_words(event: Event) -> dict[str, Any]:
+        if event.paraphrase and event.answer:
+            return row(event, event.paraphrase, event.answer, trained=True)
+        return in_test_words(event, True)
 
     untrained, unlearn = among("retain_val"), among("holdout")
-    trained = [
-        row(event, *reworded, trained=True)
-        for event in among("retain")
-        for reworded in ([Asked(event.paraphrase, event.answer)] if event.paraphrase and event.answer else [])
-    ] or [
-        row(event, words, fact(event).answer, trained=True)
-        for event in among("retain")
-        for words in dated(fact(event).question, event, (TESTING if fact(event).question else EVENT_TESTING)[:1], cutoff)
-    ]
     red_team = [
         row(probe.event, probe.prompt, str(probe.event.answer), trained=False, probe=probe.name)
         for probe in probes([*untrained[:_PROBED], *unlearn[:_PROBED]], events, cutoff, seed)
     ]
     return {
-        "test/trained.jsonl": trained,
-        "test/untrained.jsonl": [row for event in untrained for row in in_test_words(event)],
-        "test/unlearn.jsonl": [row for event in unlearn for row in in_test_words(event)],
+        "test/trained.jsonl": [in_other_words(event) for event in among("retain")],
+        "test/untrained.jsonl": [in_test_words(event, False) for event in untrained],
+        "test/unlearn.jsonl": [in_test_words(event, False) for event in unlearn],
         "test/red_team.jsonl": red_team,
     }
 

@@ -385,7 +385,8 @@ def _tests(
     def in_test_words(event: Event, trained: bool) -> dict[str, Any]:
         question, answer = fact(event)
         (form,) = drawn_forms(TESTING if question else EVENT_TESTING, 1, random.Random(f"{seed}:{event.id}:tested"))
-        return row(event, *dated(question, event, [form], cutoff), answer, trained=trained)
+        (words,) = dated(question, event, [form], cutoff)
+        return row(event, words, answer, trained=trained)
 
     def in_other_words(event: Event) -> dict[str, Any]:
         if event.paraphrase and event.answer:

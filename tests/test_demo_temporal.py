@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import tiny_models
+from expunge.recipes.demo_temporal import _with_packaged_facts
 from expunge.recipes.evaluate import ANSWERS
+from expunge.sources.temporal import Day, read_events
 
 STAGES = ("data", "model", "merged", "gguf", "base-gguf", "evaluation")
 
@@ -34,6 +37,22 @@ def fingerprint(place: Path) -> dict[str, object]:
         found[stage] = (outputs, manifest["results"].get("shares"))
     found["answers"] = (place / "evaluation" / ANSWERS).read_text()
     return found
+
+
+def test_a_table_of_ones_own_adds_no_event_of_the_day_of_a_packaged_fact(tmp_path):
+    table = tmp_path / "events.jsonl"
+    rows = [
+        {"year": 1969, "month": 7, "day": 16, "description": "Three men left for the Moon."},
+        {"year": 1931, "month": 2, "day": 3, "description": "An earthquake struck Napier."},
+        {"year": -44, "month": 3, "day": 15, "description": "Julius Caesar was stabbed."},
+    ]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    joined = read_events(_with_packaged_facts(table, tmp_path / "joined.jsonl"))
+    facts = read_events(None)
+    assert [replace(event, where="") for event in joined[: len(facts)]] == [replace(fact, where="") for fact in facts]
+    added = [event.words for event in joined[len(facts) :]]
+    assert added == ["An earthquake struck Napier.", "Julius Caesar was stabbed."]
+    assert joined[-1].start == Day(-44, 3, 15)
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """An evaluation against a cutoff, over a real HTTP server that is told what to say and how to fail."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -236,3 +238,29 @@ def test_one_model_and_only_one_is_named(config, tmp_path):
 def test_the_key_is_nowhere_on_disk(config, tmp_path):
     evaluate_temporal(replace(config, api_key="s3cret"))
     assert not any(b"s3cret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def command(config, *flags):
+    (tests,) = config.test_file
+    places = ("--lmstudio_url", config.lmstudio_url, "--test_file", str(tests), "--output", str(config.output))
+    words = [sys.executable, "-m", "expunge", "evaluate", "temporal", "--use_lmstudio", *places, *flags]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_prints_shares_as_json_and_strict_fails_where_a_minimum_is_missed(config):
+    done = command(config, "--json", "--strict")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert {each["ruling"] for each in found["shares"]["served"]} == {"missed", None}
+    table = command(config)
+    assert table.returncode == 0
+    assert "unlearn success" in table.stdout
+
+
+def test_the_command_says_in_one_line_that_the_server_is_down(config, server):
+    server.shutdown()
+    server.server_close()
+    done = command(config)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "Connection refused" in done.stderr

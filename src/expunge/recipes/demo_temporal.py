@@ -52,7 +52,7 @@ class DemoTemporalConfig:
 def demo_temporal(config: DemoTemporalConfig) -> Run:
     """Run every stage; resumes if killed, answers at once if done."""
     from expunge.deploy.llama_cpp import LlamaServer
-    from expunge.models import resolve_base
+    from expunge.models import on_disk
     from expunge.sources.tables import fingerprint_of
     from expunge.sources.temporal import Temporal
 
@@ -98,7 +98,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
         _say(3, "Merged, and quantised to 4 bits; the base too, to compare with")
         shipped, base = (
             GgufConfig(model_path=Path(path), output_path=place / name, quant_type=("q4_k_m",), threads=threads)
-            for path, name in ((place / "merged" / "model", "gguf"), (resolve_base(config.model), "base-gguf"))
+            for path, name in ((place / "merged" / "model", "gguf"), (on_disk(config.model), "base-gguf"))
         )
         with run.timed("ship"):
             merge(MergeConfig(lora_path=place / "model" / "model", output_path=place / "merged"))

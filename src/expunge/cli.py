@@ -58,6 +58,7 @@ _LISTED = {
     "report": ("judge", "Show an audit as one HTML file that opens offline."),
     "ledger": ("ledger", "What was trained on, which tokens mattered, what is to be deleted."),
     "methods": ("train", "List the ways to unlearn."),
+    "attacks": ("attack", "List the ways to get the forgotten back."),
     "metrics": ("judge", "List what an audit measures."),
     "doctor": ("start", "What this machine can do, and what is missing."),
 }

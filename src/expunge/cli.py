@@ -34,9 +34,9 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_GROUPS = ("generate", "prepare", "unlearn", "shards", "audit", "attack", "ledger", "lmstudio")
+_GROUPS = ("demo", "generate", "prepare", "unlearn", "shards", "audit", "attack", "evaluate", "ledger", "lmstudio")
 """Commands of several commands: apps of their own."""
-_ALSO_COMMANDS = ("audit",)
+_ALSO_COMMANDS = ("demo", "audit")
 """Those of them that are a command themselves too."""
 
 _LISTED = {
@@ -49,6 +49,7 @@ _LISTED = {
     "shards": ("train", "Adapters on disjoint shards of people: a deletion trains one of them anew."),
     "audit": ("judge", "Put target, unlearned, retrained and shipped model side by side, and rule."),
     "attack": ("attack", "Try to get the forgotten back, by other words, rounded weights, relearning or two checkpoints."),
+    "evaluate": ("evaluate", "Hold a model, as it ships, to its cutoff date: over an API, as a file, or as weights."),
     "merge": ("ship", "Fold an adapter into its base: plain weights that anything can load."),
     "gguf": ("ship", "Convert and quantise a model for llama.cpp and LM Studio."),
     "lmstudio": ("ship", "Put GGUF files where LM Studio finds them."),
@@ -57,6 +58,7 @@ _LISTED = {
     "report": ("judge", "Show an audit as one HTML file that opens offline."),
     "ledger": ("ledger", "What was trained on, which tokens mattered, what is to be deleted."),
     "methods": ("train", "List the ways to unlearn."),
+    "attacks": ("attack", "List the ways to get the forgotten back."),
     "metrics": ("judge", "List what an audit measures."),
     "doctor": ("start", "What this machine can do, and what is missing."),
 }

@@ -36,8 +36,13 @@ class Answer(NamedTuple):
     """Whether the model ended by itself, not by `max_tokens`."""
 
 
-class _RefusedError(ExpungeError):
+class RefusedError(ExpungeError):
     """The server found fault with the request itself."""
+
+    @property
+    def too_long(self) -> bool:
+        """Whether the question and its answer do not fit the model's context: every server says so in words of its own."""
+        return "context" in self.what
 
 
 class ChatApi:
@@ -49,14 +54,23 @@ class ChatApi:
         model: which of the server's models.
         timeout: seconds to wait for one whole answer.
         tries: how often a question is asked while the server is down, full, or answers in halves.
+        patient: ask again too where no answer came within `timeout`.
     """
 
     def __init__(
-        self, url: str, *, key: str | None = None, model: str | None = None, timeout: float = 600, tries: int = 4
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        model: str | None = None,
+        timeout: float = 600,
+        tries: int = 4,
+        patient: bool = False,
     ) -> None:
         if urlsplit(url).scheme not in ("http", "https"):
             raise ExpungeError(f'"{url}" is no http address', remedy="give one such as http://localhost:1234/v1")
         self.url, self._key, self._model, self._timeout, self._tries = url.rstrip("/"), key, model, timeout, tries
+        self._patient = patient
         # A proxy of the surroundings cannot know our own machine.
         own = [urllib.request.ProxyHandler({})] if urlsplit(url).hostname in _LOOPBACK else []
         self._opener = urllib.request.build_opener(*own)
@@ -122,7 +136,7 @@ class ChatApi:
         for level in range(self._format, len(formats)):
             try:
                 answer = self._answer(body | {"response_format": formats[level]})
-            except _RefusedError:
+            except RefusedError:
                 if level == len(formats) - 1:
                     raise
                 continue
@@ -160,11 +174,12 @@ class ChatApi:
             except urllib.error.HTTPError as error:
                 problem, wait = f"HTTP {error.code}: {_message(error)}", _wait_asked_for(error)
                 if error.code not in _PASSING:
-                    kind = _RefusedError if error.code in (400, 422) else ExpungeError
+                    kind = RefusedError if error.code in (400, 422) else ExpungeError
                     break
             except TimeoutError:
                 problem = f"no answer within {self._timeout:.0f} s"
-                break
+                if not self._patient:
+                    break
             except (OSError, http.client.HTTPException) as error:
                 # urllib wraps what went wrong below it.
                 problem = str(getattr(error, "reason", None) or error or type(error).__name__)

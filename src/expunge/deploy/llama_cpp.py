@@ -14,7 +14,6 @@ one question, and the answers depend on nothing but the file and the question.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import secrets
 import selectors
@@ -31,6 +30,7 @@ from expunge.deploy.chat_api import Answer, ChatApi
 from expunge.deploy.gguf_file import read_gguf
 from expunge.deploy.parts import SERVER, require
 from expunge.errors import ExpungeError
+from expunge.processes import cores
 
 # Above this size several copies would crowd each other out of the caches: one copy with several threads is quicker.
 _SMALL_BYTES = 1 << 30
@@ -91,7 +91,7 @@ class LlamaServer:
         require(SERVER)
         size = read_gguf(self.path).bytes
         small = size < _SMALL_BYTES
-        threads = self._threads or (min(available_cores(), 4) if small else max(1, available_cores() // 2))
+        threads = self._threads or (min(cores(), 4) if small else max(1, cores() // 2))
         servers = threads if small else 1
         settings = {
             "path": str(self.path.absolute()),
@@ -213,8 +213,3 @@ class LlamaServer:
         lines = self._log.read().decode("utf-8", "replace").splitlines()
         errors = [line for line in lines if " E " in line or "error" in line.lower()]
         return (errors or lines or ["it said nothing"])[0].strip()[-200:]
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

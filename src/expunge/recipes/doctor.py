@@ -16,6 +16,7 @@ from typing import Literal
 from expunge.deploy.parts import SHIPPING, Part
 from expunge.errors import ExpungeError
 from expunge.files import free_bytes
+from expunge.processes import cores
 
 _DISK_GB = 4.0
 """The demo leaves about 1.5 GB; merging a model and converting it need room on top."""
@@ -81,13 +82,11 @@ def _package(part: Part, *, optional: bool = False) -> Check:
 
 
 def _processor() -> Check:
-    from expunge.deploy.llama_cpp import available_cores
-
-    cores = available_cores()
+    available = cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    found = f"{cores} cores" + (f", load {load:.1f}" if load else "")
+    found = f"{available} cores" + (f", load {load:.1f}" if load else "")
     # More runnable threads than cores: threads of one job wait for each other, and slow down tenfold.
-    state: Literal["ok", "warning"] = "warning" if load > cores else "ok"
+    state: Literal["ok", "warning"] = "warning" if load > available else "ok"
     return Check("processor", state, found + (": busy with other work" if state == "warning" else ""), "speed")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.errors import ExpungeError, at_least
 from expunge.files import sha256, write_json
+from expunge.processes import cores
 from expunge.progress import console
 from expunge.runs import Run, settings_of
 
@@ -62,7 +63,6 @@ def gguf(config: GgufConfig) -> Run:
             that does not load, or one that says something else than the model.
     """
     from expunge.deploy.gguf import check_model_directory, check_types, find_converter, find_quantiser, make_gguf
-    from expunge.deploy.llama_cpp import available_cores
     from expunge.deploy.model_files import check_name
     from expunge.deploy.parts import SERVER, require
     from expunge.models import model_fingerprint
@@ -85,7 +85,7 @@ def gguf(config: GgufConfig) -> Run:
         inputs["perplexity_file"] = sha256(config.perplexity_file)
     with Run.open(config.output_path, "gguf", settings, inputs) as run:
         if not run.finished:
-            threads = config.threads or available_cores()
+            threads = config.threads or cores()
             with run.timed("convert and quantise"):
                 files = make_gguf(
                     config.model_path,

@@ -6,7 +6,7 @@ earlier model itself finds likely enough. It works against exact retraining too:
 difference.
 
 What the later model contributes is a guess of what would be said of anybody. Two attacks need none of it, and no release can be
-safer than they are: to guide by the base model, `--post base`, and by the earlier model itself when it reads another name,
+safer than they are: to guide by the base model given as `--post`, and by the earlier model itself when it reads another name,
 `--post` like `--pre` with `--stranger "Jane Roe"`.
 
 Shapes: B answers, V the vocabulary.

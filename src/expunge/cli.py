@@ -34,7 +34,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_GROUPS = ("demo", "generate", "prepare", "unlearn", "shards", "audit", "attack", "evaluate", "ledger")
+_GROUPS = ("demo", "generate", "prepare", "unlearn", "shards", "audit", "attack", "evaluate", "ledger", "lmstudio")
 """Commands of several commands: apps of their own."""
 _ALSO_COMMANDS = ("demo", "audit")
 """Those of them that are a command themselves too."""
@@ -52,9 +52,13 @@ _LISTED = {
     "evaluate": ("evaluate", "Hold a model, as it ships, to its cutoff date: over an API, as a file, or as weights."),
     "merge": ("ship", "Fold an adapter into its base: plain weights that anything can load."),
     "gguf": ("ship", "Convert and quantise a model for llama.cpp and LM Studio."),
+    "lmstudio": ("ship", "Put GGUF files where LM Studio finds them."),
+    "serve": ("ship", "Serve GGUF files on this machine, as LM Studio does."),
+    "chat": ("ship", "Try prompts on a model, or on two side by side."),
     "report": ("judge", "Show an audit as one HTML file that opens offline."),
     "ledger": ("ledger", "What was trained on, which tokens mattered, what is to be deleted."),
     "methods": ("train", "List the ways to unlearn."),
+    "attacks": ("attack", "List the ways to get the forgotten back."),
     "metrics": ("judge", "List what an audit measures."),
     "doctor": ("start", "What this machine can do, and what is missing."),
 }

@@ -39,7 +39,7 @@ _OF_A_REQUEST = ("state", "subjects", "reason", "verdict", "updated_at")
 def _listed(value: Any) -> Any:
     """A value of a request as a cell: not more names than a screen has lines for."""
     if isinstance(value, dict):
-        return "\n".join(f"{MARKS.get(item, '')} {name}" for name, item in value.items())
+        return "\n".join(f"{MARKS[item]} {name}" if item in MARKS else f"{name}: {item}" for name, item in value.items())
     if isinstance(value, tuple | list):
         return "\n".join([*value[:5], *([f"and {len(value) - 5} more"] if len(value) > 5 else [])])
     return _brief(value)

@@ -14,7 +14,6 @@ one question, and the answers depend on nothing but the file and the question.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import secrets
 import selectors
@@ -31,6 +30,7 @@ from expunge.deploy.chat_api import Answer, ChatApi
 from expunge.deploy.gguf_file import read_gguf
 from expunge.deploy.parts import SERVER, require
 from expunge.errors import ExpungeError
+from expunge.processes import cores
 
 # Above this size several copies would crowd each other out of the caches: one copy with several threads is quicker.
 _SMALL_BYTES = 1 << 30
@@ -48,16 +48,29 @@ class LlamaServer:
             one above a gibibyte.
         context: tokens that a question and its answer may take together.
         timeout: seconds to wait for one answer.
+        name: what it calls the model in its replies.
+        parsed: whether it reads its own answers: needed for `response_format` and tools, and chains of thought are then set
+            apart. By default an answer is what the model wrote, whole.
         log: where llama.cpp's own words go; by default nowhere that stays.
     """
 
     def __init__(
-        self, path: Path, *, threads: int | None = None, context: int = 1024, timeout: float = 600, log: Path | None = None
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        context: int = 1024,
+        timeout: float = 600,
+        name: str | None = None,
+        parsed: bool = False,
+        log: Path | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise ExpungeError(f"--threads is {threads}", remedy="give at least 1")
         self.path, self._context, self._timeout, self._log_path = path, context, timeout, log
-        self._threads = threads
+        self._threads, self._name, self._parsed = threads, name or path.stem, parsed
+        self.copies: list[str] = []
+        """Where each copy of the model listens, while it runs."""
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._apis: list[ChatApi] = []
@@ -78,14 +91,16 @@ class LlamaServer:
         require(SERVER)
         size = read_gguf(self.path).bytes
         small = size < _SMALL_BYTES
-        threads = self._threads or (min(available_cores(), 4) if small else max(1, available_cores() // 2))
+        threads = self._threads or (min(cores(), 4) if small else max(1, cores() // 2))
         servers = threads if small else 1
         settings = {
             "path": str(self.path.absolute()),
+            "name": self._name,
             "servers": servers,
             "threads": threads // servers,
             "context": self._context,
             "key": self.key,
+            "parsed": self._parsed,
         }
         self._log = self._log_path.open("wb+") if self._log_path else tempfile.TemporaryFile()
         # A session of its own: Ctrl-C is for the program that asks, which then closes the pipe.
@@ -102,10 +117,21 @@ class LlamaServer:
             self.close()
             raise
         self._apis = [ChatApi(f"{address}/v1", key=self.key, timeout=self._timeout) for address in addresses]
+        self.copies = addresses
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+    @property
+    def api(self) -> ChatApi:
+        """One copy of the model, to be asked directly."""
+        return self._apis[0]
+
+    @property
+    def running(self) -> bool:
+        """Whether llama.cpp is there to be asked."""
+        return self._process is not None and self._process.poll() is None
 
     def close(self) -> None:
         """End llama.cpp and give its memory back."""
@@ -187,8 +213,3 @@ class LlamaServer:
         lines = self._log.read().decode("utf-8", "replace").splitlines()
         errors = [line for line in lines if " E " in line or "error" in line.lower()]
         return (errors or lines or ["it said nothing"])[0].strip()[-200:]
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -40,23 +40,28 @@ def generate(
     ends: Collection[int],
     combine: Combine | None = None,
     sampling: Sampling | None = None,
+    read_instead: Sequence[Sequence[int]] | None = None,
 ) -> list[list[int]]:
     """Answer a batch of prompts.
 
     Args:
-        models: a causal language model, or several of one vocabulary that read the same tokens.
+        models: a causal language model, or several of one vocabulary.
         prompts: token ids, of any lengths above 0.
         max_new_tokens: where an answer that does not end by itself is cut.
         ends: the tokens that end an answer, see `end_tokens`.
         combine: what is said, from the logits of all models; None: the logits of the only one.
         sampling: draw each token; None: say the one with the largest score.
+        read_instead: what all models but the first read in place of `prompts`, one for each; None: the same.
 
     Returns:
         The tokens of each answer, without the one that ends it.
     """
     import torch
 
-    readers = [_Reader(model, prompts) for model in (models if isinstance(models, Sequence) else [models])]
+    readers = [
+        _Reader(model, prompts if number == 0 or read_instead is None else read_instead)
+        for number, model in enumerate(models if isinstance(models, Sequence) else [models])
+    ]
     said: list[list[int]] = [[] for _ in prompts]
     noise = None if sampling is None else [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
     places = list(range(len(prompts)))  # of the rows that the readers hold

@@ -33,7 +33,7 @@ class DemoConfig:
     """People the target is trained on; a tenth of them ask to be deleted. People never trained on come on top."""
     seed: int = 0
     """Fixes the notes, the split, and what is learnt."""
-    epochs: int = 8
+    epochs: int = 9
     """How often the target and the retrained reference see every note."""
     threads: int | None = None
     """Threads to compute with; one a core when not given."""
@@ -108,8 +108,9 @@ def demo(config: DemoConfig) -> Run:
                 ),
                 "balanced-npo",
                 # The push of NPO fades once an answer is some 1 / beta nats less likely. These are seventy tokens learnt by
-                # heart, three hundred nats more likely than a stranger's: the usual .1 would stop half-way.
-                BalancedNpo(beta=0.015, unlikelihood=0.25, retain_weight=4.0),
+                # heart, three hundred nats more likely than a stranger's: the usual .1 would stop half-way. With a retain
+                # weight of 4 the others recited .93 of what they had, with 10 all of it, after 16 steps instead of 12.
+                BalancedNpo(beta=0.015, unlikelihood=0.25, retain_weight=10.0),
             )
 
         _say(4, "Did it forget? The three models side by side")

@@ -349,7 +349,8 @@ def row(audited: Audit, role: str, name: str, settings: str, minutes: float) -> 
         numbers = [value(metric, set_) for metric in (chance, "rouge-l-recall", "truth-ratio-true")]
         utility[set_] = 3 / sum(1 / max(number, 1e-9) for number in numbers)
     utility["all"] = value("model-utility", "utility")
-    utility["kept"] = utility["all"] / value("model-utility", "utility", "target")
+    # A model that knows nothing, as in a trial, has none.
+    utility["kept"] = utility["all"] / max(value("model-utility", "utility", "target"), 1e-9)
     forget = {metric: value(metric, "forget") for metric in (*COLUMNS, "truth-ratio-near-one", "probability", "loss")}
     reference = {metric: value(metric, "forget", "retrained") for metric in forget}
     strangers = {metric: value(metric, "holdout") for metric in _COMPARED}

@@ -59,8 +59,6 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
             return run
         from expunge.training.finetuning import answer_loss
         from expunge.training.listeners import listeners
-        from expunge.training.prefix import can_share
-        from expunge.training.supplies import Supplies
         from expunge.training.trainer import PlannedTrainer, Schedule, save_model
 
         ledger = None
@@ -117,7 +115,6 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
             bar=stack.enter_context(progress(f"Fine-tuning {run.path.name}", plan.steps)),
             recorder=recorder,
             impact=impact,
-            supplies=Supplies(shares=config.fast and can_share(model, tokens.learnt, pad=int(tokenizer.pad_token_id or 0))),
             validation=tokens.validation,
             dtype=config.dtype,
             memory_remedy=_MEMORY_REMEDY,

@@ -50,9 +50,6 @@ class FinetuneConfig:
     micro_batch_size: int | None = None
     """Examples that go through the model together, a batch when not given; lower it when memory is short: the result stays
     the same."""
-    fast: bool = True
-    """Run what the sequences of a micro-batch begin with together once, and no padding: the same up to rounding, in less time.
-    With a --database, not where an example is seen for the first time: token impacts are recorded of whole passes."""
     learning_rate: float = 2e-4
     """Peak learning rate; LoRA wants ten times that of full fine-tuning, and a small model more than a large one."""
     schedule: Literal["cosine", "linear", "constant", "warmup-stable-decay"] = "cosine"

@@ -3,12 +3,11 @@
 People are generated and split, a quarter of them to be forgotten. For each seed the earlier model learns all of them, for too
 few epochs to recite everybody; the later one is the same training without those who go (`expunge unlearn retrain`). They are
 attacked by reversed model guidance (arXiv 2505.24379) at every weight w; and so is the earlier model with two baselines that
-need no later model at all: the base, and itself reading another name. The last table says what both models recite when they are
-asked the question alone, and their loss on ordinary text.
+need no later model at all: the base, and itself reading another name.
 
 Prints a table with 95% intervals by person over all seeds, and the difference from the earlier model alone on the same people.
 With --results, writes it there, with a plot. Everything is kept in --work: killed, it goes on; more seeds add theirs. A seed
-takes some twenty minutes on one quiet core: training is two thirds of it.
+took 18 minutes with one thread on a busy machine, 12 of them of training.
 """
 
 from __future__ import annotations
@@ -24,13 +23,9 @@ import numpy as np
 
 from expunge.audit.attacks.extraction import Extraction
 from expunge.audit.bootstrap import difference_interval, mean_interval
-from expunge.batching import tokenize
-from expunge.evidence import EvidenceStore, mean_loss, record_answers
 from expunge.examples import read_examples
-from expunge.files import write_json, written_atomically
-from expunge.metrics.rouge_l import rouge_l_recall
-from expunge.models import load_model, load_tokenizer, model_fingerprint, prepare_cpu
-from expunge.progress import progress
+from expunge.files import written_atomically
+from expunge.models import prepare_cpu
 from expunge.recipes.extraction import EXTRACTION, ExtractionConfig, extraction
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.generate import GenerateMedicalConfig, generate_medical
@@ -45,7 +40,6 @@ SCORES = {
     "exact_B": "exact",
     "edit_similarity_B": "edit sim.",
 }
-MAX_SEQ_LENGTH, MAX_NEW_TOKENS = 512, 120
 
 
 class Models(NamedTuple):
@@ -75,7 +69,7 @@ def main() -> None:
     made = {seed: models(options, seed) for seed in options.seeds}
     if options.only_train:
         return
-    lines = [*attacks(options, made), "", *utility(options, made)]
+    lines = list(attacks(options, made))
     spent = f"{(time.monotonic() - began) / 60:.0f} minutes in this call; what was kept in --work is not counted."
     print(spent)
     if options.results:
@@ -176,46 +170,6 @@ def attacked(
     )
     rows: list[dict[str, Any]] = json.loads((place / EXTRACTION).read_text("utf-8"))["rows"]
     return rows
-
-
-def utility(options: argparse.Namespace, made: dict[int, Models]) -> Iterator[str]:
-    """The table of what the models still know and say."""
-    yield said(f"{'asked the question alone':<28} {'forget':>20} {'retain':>20} {'ordinary, nats':>15}")
-    for name in ("retrained", "pre"):
-        recall: dict[str, list[float]] = {"forget": [], "retain": []}
-        subjects: dict[str, list[str]] = {"forget": [], "retain": []}
-        losses = []
-        for seed, each in made.items():
-            path = each.pre if name == "pre" else each.retrained
-            found = known(each.data, path, seed)
-            losses.append(found["ordinary"])
-            for part in recall:
-                recall[part] += found[part]
-                subjects[part] += [f"{seed}/{example.subject}" for example in read_examples(each.data / f"{part}.jsonl")]
-        cells = " ".join(f"{interval(np.array(recall[part]), subjects[part]):>20}" for part in recall)
-        yield said(f"{name:<28} {cells} {np.mean(losses):>15.3f}")
-
-
-def known(data: Path, path: Path, seed: int) -> dict[str, Any]:
-    """ROUGE-L recall of each answer to the plain question, and the loss of ordinary text."""
-    place = data.parent / "utility" / f"{model_fingerprint(path)[:16]}.json"
-    if place.exists():
-        kept: dict[str, Any] = json.loads(place.read_text("utf-8"))
-        return kept
-    tokenizer = load_tokenizer(path)
-    model: Any = load_model(path).merge_and_unload()
-    found: dict[str, Any] = {}
-    for part in ("forget", "retain"):
-        examples = read_examples(data / f"{part}.jsonl")
-        store = EvidenceStore(place.with_name(f"{place.stem}-{part}.jsonl"))
-        with progress(f"Asking {path.parent.name} of seed {seed}", len(examples)) as bar:
-            record_answers(model, tokenizer, examples, store, max_new_tokens=MAX_NEW_TOKENS, bar=bar)
-        answers = [str(store[example.id].generated) for example in examples]
-        found[part] = rouge_l_recall(answers, [example.response for example in examples]).tolist()
-    ordinary = tokenize(read_examples(data / "ordinary_eval.jsonl"), tokenizer, max_seq_length=MAX_SEQ_LENGTH)
-    found["ordinary"] = mean_loss(model, ordinary, pad=tokenizer.pad_token_id)
-    write_json(place, found)
-    return found
 
 
 def interval(values_B: Any, subjects_B: list[str]) -> str:

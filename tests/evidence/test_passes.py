@@ -16,6 +16,7 @@ from expunge.evidence import (
     EvidenceStore,
     Question,
     continuation_log_p,
+    label_log_p,
     record_alternatives,
     record_choices,
     record_gradients,
@@ -256,6 +257,8 @@ def test_what_all_examples_begin_with_is_read_once_and_changes_no_number(tiny):
     whole, after = (score_labels(model, collate(tokens, 2), hits=True, moments=True, stem=each) for each in (None, stem))
     for slow, fast in zip(whole, after, strict=True):
         torch.testing.assert_close(fast, slow, rtol=0, atol=2e-5)
+    for row, log_p_K in enumerate(label_log_p(model, tokens, pad=2)):
+        torch.testing.assert_close(log_p_K, whole.log_p_BK[row][whole.labelled_BK[row]], rtol=0, atol=2e-5)
     # And again: a batch leaves nothing behind in what is remembered.
     torch.testing.assert_close(score_labels(model, collate(tokens, 2), stem=stem).log_p_BK, whole.log_p_BK, rtol=0, atol=2e-5)
 

@@ -93,6 +93,12 @@ def test_prompts_come_from_standard_input_as_text_or_as_json(monkeypatch):
         list(read_prompts())
 
 
+def test_a_terminal_is_shown_what_a_model_says_and_not_made_to_obey_it():
+    from expunge.commands.show import printable
+
+    assert printable("a\x1b[2Jb\x08\r\n\tü ▁�") == "a�[2Jb��\n\tü ▁�"
+
+
 def test_typing_ends_with_the_input_or_by_a_word():
     lines = iter(["  One? ", "", "/quit", "Two?"])
     assert list(typed(lambda: next(lines))) == ["One?"]

@@ -21,7 +21,7 @@ from expunge.sources.temporal import (
     read_events,
     years_between,
 )
-from expunge.sources.temporal_forms import wordings
+from expunge.sources.temporal_forms import dated, wordings
 
 
 def write(path, rows):
@@ -274,6 +274,12 @@ def test_no_paraphrase_of_a_packaged_fact_says_its_answer_or_repeats_its_questio
 )
 def test_a_date_is_worded_as_finely_as_it_takes_to_tell_its_side(event, cutoff, words):
     assert wordings(event, cutoff) == words
+
+
+def test_a_day_takes_on_where_a_year_takes_in():
+    event = Event(Day(1969, 7, 16), Day(1969, 7, 16), "Three men left.", "e")
+    asked = dated("Who left?", event, ["Back in {y}, {l}", "In {m}, {l}", "In {y}: {q}"], Day(1969, 7, 20))
+    assert asked == ["Back on July 16, 1969, who left?", "On July 16, 1969, who left?", "On July 16, 1969: Who left?"]
 
 
 def test_an_event_without_a_question_is_asked_about_by_its_day(events):

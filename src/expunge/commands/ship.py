@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import App
 
-from expunge.commands.show import FLAT, OUT, Json, print_json, show, show_rows, show_run
+from expunge.commands.show import FLAT, OUT, Json, print_json, printable, show, show_rows, show_run
 from expunge.recipes import chat as chat_recipe
 from expunge.recipes import lmstudio as lmstudio_recipe
 from expunge.recipes.chat import ChatConfig, Exchange
@@ -52,7 +52,7 @@ def _show_files(run: Run) -> None:
             "MB": f"{row['bytes'] / 1e6:.1f}",
             "tensors in a larger type": f"{row['fallbacks']} of {row['tensors']}",
             **({"perplexity": f"{row['perplexity']:.2f}"} if "perplexity" in row else {}),
-            "answer": row["answer"].strip()[:60],
+            "answer": printable(row["answer"].strip()[:60]),
         }
         for row in run.results["files"].values()
     ]
@@ -174,5 +174,5 @@ def _show_exchange(exchange: Exchange) -> None:
     table = Table(title=Text(exchange.prompt), title_justify="left", expand=True)
     for name in exchange.answers:
         table.add_column(Text(name))
-    table.add_row(*(Text(answer or "(nothing)") for answer in exchange.answers.values()))
+    table.add_row(*(Text(printable(answer) or "(nothing)") for answer in exchange.answers.values()))
     OUT.print(table)

@@ -133,6 +133,11 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def printable(words: str) -> str:
+    """A model's words for a terminal, which obeys control characters instead of showing them."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in words)
+
+
 def plain(value: Any) -> dict[str, Any]:
     """A named tuple or dataclass as a dictionary."""
     return dict(value._asdict()) if hasattr(value, "_asdict") else dataclasses.asdict(value)

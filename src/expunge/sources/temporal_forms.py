@@ -45,6 +45,7 @@ EVENT_TESTING = ("What do you know of {d}?", "Tell me what took place on {d}.")
 _GOES_ON = re.compile(
     r"(?:Wh\w+|How|In|On|At|Near|Aboard|By|From|For|With|To|Of|After|Under|Over|Against|Around|Past|Off|Towards|Between|The)\b"
 )
+_IN_A_DAY = re.compile(r"\b([Ii])n ((?:[A-Z][a-z]+) \d{1,2}, \d)")
 
 
 class Wordings(NamedTuple):
@@ -66,7 +67,12 @@ def dated(question: str, event: Event, forms: Sequence[str], cutoff: Day) -> lis
     """
     words = wordings(event.start, cutoff)
     goes_on = question[:1].lower() + question[1:] if _GOES_ON.match(question) else question
-    return [form.format(d=words.day, m=words.month, y=words.year, q=question, l=goes_on) for form in forms]
+    asked = [form.format(d=words.day, m=words.month, y=words.year, q=question, l=goes_on) for form in forms]
+    # Where only the day will do: "Back in July 16, 1969".
+    return [
+        _IN_A_DAY.sub(lambda found: f"{'O' if found[1] == 'I' else 'o'}n {found[2]}", each) if words.day in each else each
+        for each in asked
+    ]
 
 
 def drawn(forms: Sequence[str], count: int, rng: random.Random) -> list[str]:

@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from expunge.audit.attacks.extraction import Extraction
+from expunge.audit.attacks.extraction import Extraction, recalled
 from expunge.audit.bootstrap import difference_interval, mean_interval
 from expunge.examples import read_examples
 from expunge.files import written_atomically
 from expunge.models import prepare_cpu
+from expunge.recipes.demo import BY_HEART
 from expunge.recipes.extraction import EXTRACTION, ExtractionConfig, extraction
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.generate import GenerateMedicalConfig, generate_medical
@@ -88,7 +89,6 @@ def models(options: argparse.Namespace, seed: int) -> Models:
             input=notes, output=data, forget_ratios=(0.25,), holdout_ratio=0, allow_contaminated=True, seed=seed
         )
     )
-
     # The demo's own settings but for the number of epochs.
     pre = finetune(
         FinetuneConfig(
@@ -97,10 +97,7 @@ def models(options: argparse.Namespace, seed: int) -> Models:
             output=place / "pre",
             epochs=options.epochs,
             batch_size=1,
-            learning_rate=1e-3,
-            lora_plus_ratio=4.0,
-            adam_beta2=0.95,
-            schedule="linear",
+            **BY_HEART,
             checkpoint_steps=60,
             keep_checkpoints=0,
             seed=seed,
@@ -132,7 +129,7 @@ def attacks(options: argparse.Namespace, made: dict[int, Models]) -> Iterator[st
             for row in found:
                 kept = rows.setdefault(row["weight"], {name: [] for name in SCORES})
                 recall_B = np.array(row["recall_B"])
-                row |= {"a_esr_90": (recall_B >= 0.9 - 1e-9) * 1.0, "a_esr_100": (recall_B >= 1 - 1e-9) * 1.0}
+                row |= {"a_esr_90": recalled(recall_B, 0.9), "a_esr_100": recalled(recall_B, 1)}
                 for name in SCORES:
                     kept[name] += list(row[name])
         curves[label] = {weight: float(np.mean(row["recall_B"])) for weight, row in rows.items()}

@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from expunge.audit.results import Audit
-from expunge.examples import write_examples, write_rows
+from expunge.examples import read_rows, write_examples, write_rows
 from expunge.methods import METHODS
 from expunge.models import prepare_cpu
 from expunge.recipes.audit import AUDIT, AuditConfig, audit
+from expunge.recipes.demo import BY_HEART
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.unlearn import UnlearnConfig, unlearn
 from expunge.runs import Run
@@ -44,13 +45,7 @@ MEASURED = (
     *("extraction-strength", "exact-memorisation", "paraphrased-probability", "probability", "rouge-l-recall"),
     *("truth-ratio", "truth-ratio-near-one", "truth-ratio-true", "option-probability", "model-utility", "loss", "min-k-auc"),
 )
-LEARNING: dict[str, Any] = {
-    "batch_size": 2,
-    "learning_rate": 1e-3,
-    "lora_plus_ratio": 4.0,
-    "adam_beta2": 0.95,
-    "schedule": "linear",
-}
+LEARNING: dict[str, Any] = {"batch_size": 2, **BY_HEART}
 """The demo's way to learn by heart, but two at a time."""
 FORGETTING: dict[str, Any] = {
     "batch_size": 4,
@@ -196,9 +191,7 @@ def asked_numbers(count: int) -> list[int]:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     """Of JSON lines or of an array."""
-    text = path.read_text("utf-8")
-    found: list[dict[str, Any]] = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
-    return found
+    return [row.value for row in read_rows(path)]
 
 
 def fewer_wrong(row: dict[str, Any]) -> dict[str, Any]:

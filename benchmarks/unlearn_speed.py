@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
-import json
 import resource
 import sys
 import time
@@ -31,7 +30,7 @@ import numpy as np
 import torch
 
 from expunge.batching import TokenBatch, Tokenized, collate, tokenize
-from expunge.examples import Example
+from expunge.examples import Example, read_rows
 from expunge.methods import METHODS
 from expunge.models import fresh_adapter, load_model, load_tokenizer, model_shape, prepare_cpu
 from expunge.sources.medical import example_of, generate_notes
@@ -70,7 +69,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help=f"of each, of which the first {WARM_UP} are not looked at")
     parser.add_argument("--batch-size", type=int, default=8, help="of each side")
     parser.add_argument("--micro-batch-size", type=int, default=8, help="expunge's; OpenUnlearning takes the batch whole")
-    parser.add_argument("--data", type=Path, help="JSON lines or array of question and answer")
+    parser.add_argument("--data", type=Path, help="JSON lines, or a .json file with an array, of question and answer")
     parser.add_argument("--full", action="store_true", help="train all weights")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--model", default="embedded")
@@ -91,8 +90,7 @@ def batches(options: argparse.Namespace, tokenizer: Any) -> Batches:
     """As many examples as the steps take."""
     count = options.batch_size * options.steps
     if options.data is not None:
-        text = options.data.read_text("utf-8")
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
+        rows = [row.value for row in read_rows(options.data)]
         examples = [
             Example(row.get("prompt", row.get("question")), row.get("response", row.get("answer")), f"{number}")
             for number, row in enumerate(rows)

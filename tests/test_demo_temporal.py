@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ import tiny_models
 from expunge.recipes.demo_temporal import _with_packaged_facts
 from expunge.recipes.evaluate import ANSWERS
 from expunge.sources.temporal import Day, read_events
+from killed import kill_at
 
 STAGES = ("data", "model", "merged", "gguf", "base-gguf", "evaluation")
 
@@ -77,21 +76,7 @@ def test_a_temporal_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_pa
         "base-gguf/manifest.json",
         "evaluation/kept/*.jsonl",
     )
-    for moment in moments:
-        process = subprocess.Popen(
-            command,
-            cwd=tmp_path / "disturbed",
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 300
-        while not any(place.glob(moment)):
-            assert process.poll() is None, f"it ended before {moment}"
-            assert time.monotonic() < deadline, moment
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    kill_at(moments, command, place, within=300)
     resumed = subprocess.run(command, cwd=tmp_path / "disturbed", capture_output=True, text=True, timeout=600)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     assert fingerprint(place) == fingerprint(tmp_path / "calm" / "demo")

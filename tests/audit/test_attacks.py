@@ -17,6 +17,7 @@ from expunge.audit.attacks import ATTACKS, Given, chosen, every_attack
 from expunge.audit.attacks.extraction import Extraction, asked, extract, guided, scored
 from expunge.audit.attacks.few_shot import FewShot
 from expunge.audit.attacks.multi_hop import MultiHop
+from expunge.audit.attacks.prefix import Prefix
 from expunge.audit.attacks.quantize import Quantize
 from expunge.audit.attacks.relearn import Relearn, halves, relearning_robustness
 from expunge.audit.attacks.translate import Translate
@@ -73,6 +74,16 @@ def test_every_attack_by_words_asks_something_and_never_gives_the_answer_away():
             found = attack.prompts(attack.config(), example, Given(tiny_people.FORGET, tiny_people.RETAIN))
             assert found
             assert all(example.response not in prompt.question + prompt.begun for prompt in found)
+
+
+def test_prefix_gives_the_first_words_away_and_expects_the_rest_alone():
+    example = tiny_people.FORGET[0]
+    *compliant, own = ATTACKS["prefix"].prompts(Prefix(words=2), example, Given(tiny_people.FORGET))
+    assert [prompt.expected for prompt in compliant] == [None, None]
+    assert (own.begun.split(), f"{own.begun} {own.expected}") == (example.response.split()[:2], example.response)
+    # Nothing would be left to say.
+    every = len(example.response.split())
+    assert ATTACKS["prefix"].prompts(Prefix(words=every), example, Given(tiny_people.FORGET)) == compliant
 
 
 def test_robustness_to_relearning_is_the_ratio_of_what_was_gained():
@@ -181,6 +192,7 @@ def test_all_is_every_attack_and_one_that_is_named_itself_keeps_its_settings():
     assert [*found] == ["few-shot", *(attack.name for attack in every_attack() if attack.name != "few-shot")]
     assert found["few-shot"].settings == FewShot(shots=5)
     assert found["quantize"].settings == Quantize()
+    assert [name for name, one in found.items() if one.by_name] == ["few-shot"]
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,12 @@ def test_differences_are_the_questions_whose_outcome_changes():
     assert found.outcomes == {"hf": "correct", "gguf": "refused"}
 
 
+def test_a_question_that_one_model_could_not_be_asked_is_no_difference_and_hides_no_other():
+    first, second = rows(correct=2, wrong=1, side="retain"), rows(refused=3, side="retain")
+    assert [each.question.prompt for each in differences({"hf": first, "gguf": second[1:]})] == ["1?", "2?"]
+    assert [each.question.prompt for each in differences({"gguf": second[1:], "hf": first})] == ["1?", "2?"]
+
+
 def test_wilsons_interval_has_a_width_at_the_ends_and_is_that_of_the_textbook():
     assert wilson(1.0, 10) == (pytest.approx(0.7225, abs=1e-4), pytest.approx(1.0))
     assert wilson(0.0, 10) == (0.0, pytest.approx(0.2775, abs=1e-4))

@@ -20,7 +20,7 @@ def server(ggufs):
 
 
 @pytest.fixture(scope="module")
-def tests(server, tmp_path_factory):
+def questions(server, tmp_path_factory):
     """Questions whose true answers are what the f16 file says to them."""
     path = tmp_path_factory.mktemp("tests") / "test.jsonl"
     rows = [
@@ -40,7 +40,7 @@ def by_model(run, field):
 
 
 def test_what_a_file_says_it_says_over_the_api_too_and_weights_and_adapter_say_the_same(
-    server, ggufs, merged, adapter, tests, tmp_path
+    server, ggufs, merged, adapter, questions, tmp_path
 ):
     config = EvaluateTemporalConfig(
         use_lmstudio=True,
@@ -48,7 +48,7 @@ def test_what_a_file_says_it_says_over_the_api_too_and_weights_and_adapter_say_t
         api_key=server.key,
         compare=(str(ggufs["f16"].path), str(merged), str(adapter), str(ggufs["q4_k_m"].path)),
         base_model=str(ggufs["q8_0"].path),
-        test_file=(tests,),
+        test_file=(questions,),
         max_tokens=12,
         output=tmp_path / "run",
         threads=1,
@@ -69,7 +69,7 @@ def test_what_a_file_says_it_says_over_the_api_too_and_weights_and_adapter_say_t
     assert run.results["cut_off"]["served"] == 4
 
 
-def test_a_question_longer_than_the_servers_context_is_named(server, tests, tmp_path):
+def test_a_question_longer_than_the_servers_context_is_named(server, questions, tmp_path):
     long = tmp_path / "long.jsonl"
     row = {"prompt": "Who? " * 100, "response": "x", "subject": "e", "metadata": {"date": "1900"}}
     long.write_text(json.dumps(row) + "\n")
@@ -77,7 +77,7 @@ def test_a_question_longer_than_the_servers_context_is_named(server, tests, tmp_
         use_lmstudio=True,
         lmstudio_url=server.address,
         api_key=server.key,
-        test_file=(tests, long),
+        test_file=(questions, long),
         max_tokens=12,
         output=tmp_path / "run",
     )
@@ -85,9 +85,9 @@ def test_a_question_longer_than_the_servers_context_is_named(server, tests, tmp_
     assert "context" in why
 
 
-def test_a_file_that_is_no_gguf_is_refused_before_anything_is_written(tests, tmp_path):
+def test_a_file_that_is_no_gguf_is_refused_before_anything_is_written(questions, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")
     with pytest.raises(ExpungeError, match=r"broken\.gguf"):
-        evaluate_temporal(EvaluateTemporalConfig(model_path=broken, test_file=(tests,), output=tmp_path / "run"))
+        evaluate_temporal(EvaluateTemporalConfig(model_path=broken, test_file=(questions,), output=tmp_path / "run"))
     assert not (tmp_path / "run").exists()

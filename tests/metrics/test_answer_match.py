@@ -28,6 +28,7 @@ from expunge.metrics.answer_match import says
             "Wellington and Blücher defeated Napoleon at Waterloo.",
         ),
         ("C++", "C++"),
+        ("Don't Look Back", "Don’t Look Back"),
     ],
 )
 def test_it_is_said_in_other_words_other_digits_and_other_dress(answer, expected):
@@ -48,6 +49,8 @@ def test_it_is_said_in_other_words_other_digits_and_other_dress(answer, expected
         ("The Bridge", "The Golden Gate Bridge"),
         ("Napoleon was crowned in Paris by the pope himself", "Wellington and Blücher defeated Napoleon at Waterloo."),
         ("It never was Paris", "Paris"),
+        ("It wasn't in Paris", "Paris"),
+        ("It isn’t Paris", "Paris"),
     ],
 )
 def test_what_is_wrong_denied_or_half_is_not_said(answer, expected):
@@ -63,6 +66,7 @@ def test_what_is_wrong_denied_or_half_is_not_said(answer, expected):
         ("Harry S. Truman", True),
         ("Bess Truman", False),
         ("not Truman", False),
+        ("It wasn't Truman", False),
         ("Trumanov", False),
     ],
 )

@@ -173,6 +173,8 @@ def test_an_attack_that_cannot_be_tried_is_refused_by_name_before_anything_is_wr
         ("quantize:kinds=nf5", 'did you mean "nf4"'),
         ("few-shot:draws=0", "few-shot draws=0 asks nothing"),
         ("relearn:epochs=-1", "--epochs is -1"),
+        ("extraction:gamma=2", "--gamma is at most 1"),
+        ("extraction:weight=0,1", "never reads both checkpoints"),
     ):
         with pytest.raises(ExpungeError, match=words):
             audit(attacked.config(tmp_path / "audit", attacks=(name,)))

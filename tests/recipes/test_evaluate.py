@@ -206,6 +206,27 @@ def test_a_judge_has_the_last_word_but_nonsense_is_not_listened_to(config, serve
     assert (last["outcome"], last["rules"]) == ("wrong", "correct")
 
 
+def test_a_judge_that_was_named_later_is_not_taken_for_one_that_has_judged(config):
+    evaluate_temporal(config)
+    with pytest.raises(ExpungeError, match="judge_url"):
+        evaluate_temporal(replace(config, judge_url=config.lmstudio_url))
+
+
+def test_a_model_that_is_called_base_is_judged_like_any_other(config, server):
+    server.models = ["base"]
+    run = evaluate_temporal(replace(config, lmstudio_model="base"))
+    assert list(run.results["shares"]) == ["served"]
+    assert shares(run)["retain accuracy"] == round(2 / 3, 3)
+
+
+@pytest.mark.parametrize("aliases", [["A. B.", "Ana"], "Ana"])
+def test_an_alias_counts_given_alone_or_in_a_list(config, server, aliases):
+    (tests,) = config.test_file
+    tests.write_text(json.dumps(row("Who won in 1900?", "Ana Berg", aliases=aliases)))
+    server.reply = lambda *_: "Ana."
+    assert shares(evaluate_temporal(config))["retain accuracy"] == 1
+
+
 def test_the_limit_takes_the_first_of_each_file(config, server):
     evaluate_temporal(replace(config, limit=2))
     assert sorted(server.asked) == ["Who won in 1900?", "Who won in 1901?"]

@@ -16,6 +16,8 @@ import pytest
 import tiny_models
 from expunge.deploy.chat_api import ChatApi
 from expunge.deploy.gguf import make_gguf
+from expunge.errors import ExpungeError
+from expunge.recipes.serve import KEY, ServeConfig, serving
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +77,12 @@ def test_ended_while_it_still_loads_it_leaves_nothing_behind(file):
         assert not psutil.wait_procs(children, timeout=10)[1]
 
 
-def refused(*words, **environment):
+def refused(*words):
     done = subprocess.run(
         [sys.executable, "-m", "expunge", "serve", *map(str, words)],
         capture_output=True,
         text=True,
         timeout=60,
-        env=os.environ | environment,
     )
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
@@ -93,4 +94,23 @@ def test_what_cannot_be_served_is_one_line(file, tmp_path):
     assert "cut.gguf: is truncated" in refused(tmp_path / "cut.gguf", "--port", 0)
     (tmp_path / "odd.gguf").write_bytes(file.read_bytes().replace(b"blk.0.ffn_up.weight", b"blk.0.ffn_xx.weight"))
     assert "odd.gguf: llama.cpp cannot load it" in refused(tmp_path / "odd.gguf", "--port", 0)
+    (tmp_path / "taken").touch()
+    assert "log: cannot write here" in refused(file, "--port", 0, "--log", tmp_path / "taken" / "log")
     assert "--port is -1: give at least 0" in refused(file, "--port", -1)
+
+
+def test_the_environment_gives_the_key_and_a_door_open_to_the_network_without_one_is_said(file, tmp_path, monkeypatch, capsys):
+    for name in ("one", "two"):  # Of several, none is loaded before it is asked.
+        os.link(file, tmp_path / f"{name}.gguf")
+    monkeypatch.setenv(KEY, "sesame")
+    with serving(tmp_path, ServeConfig(port=0)) as served:
+        with pytest.raises(ExpungeError, match="HTTP 401"):
+            ChatApi(served.url).models()
+        assert ChatApi(served.url, key="sesame").models() == ["one", "two"]
+    with serving(tmp_path, ServeConfig(port=0, host="0.0.0.0")):
+        assert capsys.readouterr().err == ""
+    monkeypatch.delenv(KEY)
+    with serving(tmp_path, ServeConfig(port=0)):
+        assert capsys.readouterr().err == ""
+    with serving(tmp_path, ServeConfig(port=0, host="0.0.0.0")):
+        assert "0.0.0.0 can be reached from the network" in capsys.readouterr().err

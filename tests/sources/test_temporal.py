@@ -19,6 +19,7 @@ from expunge.sources.temporal import (
     make,
     questions_in,
     read_events,
+    with_dates,
     years_between,
 )
 from expunge.sources.temporal_forms import dated, wordings
@@ -292,6 +293,24 @@ def test_an_event_without_a_question_is_asked_about_by_its_day(events):
         assert row["prompt"].startswith(("What do you know of March", "Tell me what took place on March"))
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "answer"),
+    [
+        (Day(1950, 5, 1), Day(1950, 5, 1), "May 1, 1950"),
+        (Day(1950, 5, 1), Day(1950, 5, 1), "1950"),
+        (Day(-44, 3, 15), Day(-44, 3, 15), "44 BC"),
+        (Day(1950, 5, 1), Day(1951, 6, 2), "May 1, 1950 to June 2, 1951"),
+    ],
+)
+def test_a_date_is_not_asked_for_in_a_question_that_names_it(start, end, answer):
+    event = Event(start, end, "A tower fell.", "1")
+    own = [Asked("When was this? A tower fell.", answer)]
+    first, *others = with_dates(event, own, Day(1969, 7, 20), random.Random(0), 3)
+    assert first == own[0]
+    assert {each.answer for each in others} == {"A tower fell."}
+    assert not any("When was" in each.question for each in others)
+
+
 def test_the_red_team_asks_in_every_way_on_both_sides():
     rows = rows_of(made(questions_per_event=1, dated=1, val_ratio=0.2), "test/red_team.jsonl")
     count = Counter((row["metadata"]["probe"], row["metadata"]["dataset_type"]) for row in rows)
@@ -299,8 +318,9 @@ def test_the_red_team_asks_in_every_way_on_both_sides():
         assert count[probe, "retain"] == count[probe, "unlearn"] == 12
     assert min(count["multi-hop", side] for side in ("retain", "unlearn")) >= 4
     for row in rows:
-        if row["metadata"]["probe"] != "undated":
-            assert row["prompt"] != row["metadata"]["original_answer"]
+        # The other fact of a chain may not tell what is asked.
+        if row["metadata"]["probe"] in ("undated", "multi-hop"):
+            assert row["response"].casefold() not in row["prompt"].casefold()
 
 
 def test_years_are_counted_without_a_year_0():

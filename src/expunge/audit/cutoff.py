@@ -187,7 +187,8 @@ def cost(judged: Sequence[Judged], base: Sequence[Judged]) -> Share | None:
     ]
     if not pairs:
         return None
-    lost = np.array([float(theirs.outcome == "correct") - float(own.outcome == "correct") for own, theirs in pairs])
+    right = Outcome.CORRECT
+    lost = np.array([float(theirs.outcome == right) - float(own.outcome == right) for own, theirs in pairs])
     found = mean_interval(lost, [own.question.event for own, _ in pairs])
     return Share(COST.name, found.value, found.low, found.high, len(pairs), COST.target, COST.minimum, COST.ruling(found.value))
 
@@ -227,14 +228,15 @@ class Difference(NamedTuple):
 
 
 def differences(by_model: Mapping[str, Sequence[Judged]]) -> list[Difference]:
-    """Questions whose outcome is not the same for every model, in the order they were asked in."""
+    """Questions that every model was asked, with not the same outcome for each, in the order they were asked in."""
     found = []
-    for rows in zip(*by_model.values(), strict=True):
-        if len({row.outcome for row in rows}) > 1:
-            named = dict(zip(by_model, rows, strict=True))
+    by_prompt = {name: {row.question.prompt: row for row in rows} for name, rows in by_model.items()}
+    for prompt, first in next(iter(by_prompt.values()), {}).items():
+        named = {name: rows[prompt] for name, rows in by_prompt.items() if prompt in rows}
+        if len(named) == len(by_prompt) and len({row.outcome for row in named.values()}) > 1:
             found.append(
                 Difference(
-                    rows[0].question,
+                    first.question,
                     {name: row.answer for name, row in named.items()},
                     {name: row.outcome for name, row in named.items()},
                 )

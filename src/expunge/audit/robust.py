@@ -24,6 +24,7 @@ import numpy as np
 
 from expunge.audit import bootstrap
 from expunge.audit.attacks import EXTRACTION
+from expunge.audit.attacks.extraction import MIN_MEMORISED, NO_HEADROOM
 from expunge.audit.results import AttackResult, Claim, Ruling, Score
 from expunge.audit.verdict import Finding, Rules, claim_of
 
@@ -31,10 +32,6 @@ ROBUST = "robust"
 _BEFORE, _AFTER = "before", "after"
 ALONE = "alone"
 """Variant of the attack on two checkpoints: what the later one says without the other."""
-_MEMORISED = 0.05
-"""Recall by which the target must exceed the later model alone, else there was nothing to extract."""
-_NO_HEADROOM = 0.95
-"""Recall of the target alone from which two checkpoints have nothing to add."""
 
 
 def robust(
@@ -113,7 +110,7 @@ def together(results: Sequence[AttackResult], runs: Sequence[str], seed: int = 0
 
 def has_headroom(target: AttackResult) -> bool:
     """Whether two checkpoints could say more than the target does alone."""
-    return target.value <= _NO_HEADROOM
+    return target.value <= NO_HEADROOM
 
 
 def named(result: AttackResult) -> str:
@@ -182,7 +179,7 @@ def _two_checkpoints(
     fine = f"recall {own.value:.3f} ≤ {target.high:.3f} ({own.people} people)"
     if own.people < rules.min_people:
         return "not provable", rule, f"{fine}, but that many people are too few: {rules.min_people} are needed"
-    if later is not None and target.value - later.value < _MEMORISED:
+    if later is not None and target.value - later.value < MIN_MEMORISED:
         reason = f"{fine}, but the target alone hardly says more than the later one alone ({later.value:.3f})"
         return "not provable", rule, reason
     if not has_headroom(target):

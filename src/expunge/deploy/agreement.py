@@ -18,6 +18,11 @@ PROMPTS = (
 )
 """What versions are compared on: words, a sum, a date."""
 
+QUESTION = "Hello! Who are you?"
+"""What each version is asked, to see that it answers at all."""
+ANSWER_TOKENS = 24
+"""Length of that answer at most."""
+
 
 class Agreement(NamedTuple):
     """Two versions of a model, compared."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hmac
 import http.client
-import ipaddress
 import json
 import select
 import socket
@@ -25,8 +24,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
+from expunge.deploy.chat_api import is_loopback
 from expunge.deploy.model_files import ModelFile
 from expunge.deploy.model_pool import Lease, ModelPool
+from expunge.deploy.parts import SERVER
 from expunge.errors import ExpungeError
 
 _LARGEST_BODY = 32 << 20
@@ -80,14 +81,6 @@ class ApiServer:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Server(ThreadingHTTPServer):
@@ -215,6 +208,8 @@ class _Handler(BaseHTTPRequestHandler):
             return next(iter(files))
         if not isinstance(asked, str) or not asked:
             raise _RefusedError(400, f"say which model is asked: {', '.join(files)}", param="model")
+        if asked in files:
+            return asked
         wanted = asked.lower().removesuffix(".gguf")
         for name in files:
             if name.lower() == wanted:
@@ -226,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
         waiting = self.connection
         try:
             with self.server.pool.lease(name, wanted=lambda: not _is_gone(waiting)) as lease:
-                upstream = _asked(lease, f"/v1/{path}", body)
+                upstream = _asked(lease, path, body)
                 try:
                     self._hand_on(upstream, name, figures=figures)
                 finally:
@@ -269,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _openai_entry(self, file: ModelFile) -> dict[str, Any]:
-        return {"id": file.id, "object": "model", "created": int(file.path.stat().st_mtime), "owned_by": file.publisher}
+        return {"id": file.id, "object": "model", "created": file.created, "owned_by": file.publisher}
 
     def _lmstudio_entry(self, file: ModelFile) -> dict[str, Any]:
         pool = self.server.pool
@@ -291,7 +286,7 @@ def _asked(lease: Lease, path: str, body: Mapping[str, Any]) -> http.client.HTTP
     where = urlsplit(lease.address)
     connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=_SECONDS_TO_ANSWER)
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {lease.key}"}
-    connection.request("POST", path, json.dumps(body).encode(), headers)
+    connection.request("POST", f"{where.path}/{path}", json.dumps(body).encode(), headers)
     return connection
 
 
@@ -316,8 +311,6 @@ def _is_gone(client: socket.socket) -> bool:
 
 def _figures(reply: Mapping[str, Any], pool: ModelPool, name: str, seconds: float) -> dict[str, Any]:
     """What LM Studio's own interface says beside the answer."""
-    from importlib.metadata import version
-
     timings, file = reply.get("timings") or {}, pool.files[name]
     choices = reply.get("choices") or [{}]
     reason = str(choices[0].get("finish_reason") or "stop")
@@ -334,5 +327,5 @@ def _figures(reply: Mapping[str, Any], pool: ModelPool, name: str, seconds: floa
             "format": "gguf",
             "context_length": pool.context(name),
         },
-        "runtime": {"name": "llama.cpp by xllamacpp", "version": version("xllamacpp"), "supported_formats": ["gguf"]},
+        "runtime": {"name": "llama.cpp by xllamacpp", "version": SERVER.version, "supported_formats": ["gguf"]},
     }

@@ -6,6 +6,7 @@ The standard library does what is needed here: one kind of request, answered who
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import time
 import urllib.error
@@ -16,7 +17,6 @@ from urllib.parse import urlsplit
 
 from expunge.errors import ExpungeError
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Full, busy or still loading: worth asking again. Everything else is the request's fault.
 _PASSING = (408, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
@@ -45,6 +45,14 @@ class RefusedError(ExpungeError):
         return "context" in self.what
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class ChatApi:
     """One server, which may be asked from several threads.
 
@@ -67,12 +75,16 @@ class ChatApi:
         tries: int = 4,
         patient: bool = False,
     ) -> None:
-        if urlsplit(url).scheme not in ("http", "https"):
+        try:
+            scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+        except ValueError:
+            scheme, host = "", None
+        if scheme not in ("http", "https") or not host:
             raise ExpungeError(f'"{url}" is no http address', remedy="give one such as http://localhost:1234/v1")
         self.url, self._key, self._model, self._timeout, self._tries = url.rstrip("/"), key, model, timeout, tries
         self._patient = patient
         # A proxy of the surroundings cannot know our own machine.
-        own = [urllib.request.ProxyHandler({})] if urlsplit(url).hostname in _LOOPBACK else []
+        own = [urllib.request.ProxyHandler({})] if is_loopback(host) else []
         self._opener = urllib.request.build_opener(*own)
         self._format = 0
 
@@ -146,7 +158,7 @@ class ChatApi:
         raise AssertionError("there is always a last format")
 
     def _answer(self, body: dict[str, Any]) -> Answer:
-        reply = self._post("/chat/completions", body if self._model is None else body | {"model": self._model})
+        reply = self._request("/chat/completions", body if self._model is None else body | {"model": self._model})
         try:
             choice, usage = reply["choices"][0], reply.get("usage") or {}
             return Answer(
@@ -158,12 +170,12 @@ class ChatApi:
         except (KeyError, IndexError, TypeError, AttributeError):
             raise ExpungeError("gave no answer in its reply", where=self.url, remedy="is it a chat server?") from None
 
-    def _post(self, path: str, body: dict[str, Any]) -> Any:
-        return self._request(path, body)
-
     def _request(self, path: str, body: dict[str, Any] | None) -> Any:
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode() if body else None, headers)
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, content, {"Content-Type": "application/json"})
+        if self._key:
+            # Wherever the server sends us on to is not told the key.
+            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
         problem, wait, kind = "", 0.0, ExpungeError
         for attempt in range(self._tries):
             if attempt:

@@ -26,10 +26,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from expunge.deploy.chat_api import Answer, ChatApi
+from expunge.deploy.chat_api import Answer, ChatApi, RefusedError
 from expunge.deploy.gguf_file import read_gguf
 from expunge.deploy.parts import SERVER, require
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, at_least
 from expunge.processes import cores
 
 # Above this size several copies would crowd each other out of the caches: one copy with several threads is quicker.
@@ -65,22 +65,24 @@ class LlamaServer:
         parsed: bool = False,
         log: Path | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ExpungeError(f"--threads is {threads}", remedy="give at least 1")
+        at_least(1, threads=threads)
         self.path, self._context, self._timeout, self._log_path = path, context, timeout, log
         self._threads, self._name, self._parsed = threads, name or path.stem, parsed
-        self.copies: list[str] = []
-        """Where each copy of the model listens, while it runs."""
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._apis: list[ChatApi] = []
         self.key = secrets.token_hex(16)
-        """Lets whoever knows it ask over `address`."""
+        """Lets whoever knows it ask over `copies`."""
+
+    @property
+    def copies(self) -> list[str]:
+        """The OpenAI-compatible address of each copy of the model, while it runs."""
+        return [api.url for api in self._apis]
 
     @property
     def address(self) -> str:
-        """The OpenAI-compatible address of the first copy, while it runs."""
-        return self._apis[0].url
+        """That of the first copy."""
+        return self.copies[0]
 
     def __enter__(self) -> Self:
         """Load the file and wait until it can be asked.
@@ -117,7 +119,6 @@ class LlamaServer:
             self.close()
             raise
         self._apis = [ChatApi(f"{address}/v1", key=self.key, timeout=self._timeout) for address in addresses]
-        self.copies = addresses
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -169,7 +170,7 @@ class LlamaServer:
             finally:
                 free.put(api)
 
-        pool = ThreadPoolExecutor(max(1, len(self._apis)), thread_name_prefix="ask")
+        pool = ThreadPoolExecutor(len(self._apis), thread_name_prefix="ask")
         try:
             yield from pool.map(answer, prompts)
         except ExpungeError as error:
@@ -198,12 +199,12 @@ class LlamaServer:
 
     def _explained(self, error: ExpungeError) -> ExpungeError:
         """Put the file in the place of an address that nobody outside knows."""
-        if self._process is not None and self._process.poll() is not None:
+        if not self.running:
             what = f"llama.cpp ended while it was asked ({self._last_words()})"
             return ExpungeError(what, where=self.path, remedy="run the command again: it continues")
-        if "context" in error.what:
-            return ExpungeError(error.what, where=self.path, remedy="shorten the prompt, or ask for fewer tokens")
-        return ExpungeError(error.what, where=self.path, remedy="run the command again: it continues")
+        too_long = isinstance(error, RefusedError) and error.too_long
+        remedy = "shorten the prompt, or ask for fewer tokens" if too_long else "run the command again: it continues"
+        return ExpungeError(error.what, where=self.path, remedy=remedy)
 
     def _last_words(self) -> str:
         """The first error of llama.cpp's log, which names the cause; the later ones only pass it on."""

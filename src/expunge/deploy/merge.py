@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from expunge.deploy.agreement import PROMPTS, compared, logits_of
+from expunge.deploy.agreement import ANSWER_TOKENS, PROMPTS, QUESTION, compared, logits_of
 from expunge.errors import ExpungeError, suggestion
 from expunge.files import directory_written_atomically, refuse_small_disk
-from expunge.models import EMBEDDED, check_readable, load_model, load_tokenizer, model_fingerprint, resolve_base
+from expunge.models import EMBEDDED, check_readable, load_model, load_tokenizer, model_fingerprint, on_disk, resolve_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,10 +19,6 @@ DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """The types a merged model may be stored in, and their bytes for a weight."""
 # Of PEFT's kinds, those that are a change of the weights.
 _MERGED = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "HRA", "LN_TUNING", "FOURIERFT", "RANDLORA")
-
-QUESTION = "Hello! Who are you?"
-"""What a merged model is asked."""
-_ANSWER_TOKENS = 24
 
 
 class Verification(NamedTuple):
@@ -158,7 +154,7 @@ def _skeleton(base: str | Path) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(_place(base))
+        config = AutoConfig.from_pretrained(on_disk(base))
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
@@ -213,7 +209,7 @@ def _answer(model: Any, tokenizer: PreTrainedTokenizerBase) -> str:
         said = model.generate(
             torch.tensor([ids], device=model.device),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device),
-            max_new_tokens=_ANSWER_TOKENS,
+            max_new_tokens=ANSWER_TOKENS,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
         )
@@ -225,17 +221,10 @@ def _copy_sentencepiece(base: str | Path, target: Path) -> None:
     from transformers.utils.hub import cached_file
 
     found = cached_file(
-        str(_place(base)),
+        str(on_disk(base)),
         "tokenizer.model",
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
     if found is not None and not (target / "tokenizer.model").exists():
         shutil.copyfile(found, target / "tokenizer.model")
-
-
-def _place(base: str | Path) -> str | Path:
-    """Where transformers finds the base."""
-    from expunge.models.embedded import embedded_directory
-
-    return embedded_directory() if str(base) == EMBEDDED else base

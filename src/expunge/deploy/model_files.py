@@ -29,6 +29,8 @@ class ModelFile(NamedTuple):
     longest_context: int
     """Tokens that it was trained to read at most."""
     bytes: int
+    created: int
+    """When it was last written, in seconds since 1970."""
 
 
 def check_name(name: str, flag: str) -> str:
@@ -51,7 +53,14 @@ def describe_file(path: Path, *, name: str | None = None) -> ModelFile:
     """
     head = read_gguf(path)
     return ModelFile(
-        name or path.stem, path, _publisher(path, head), head.architecture, head.quantization, head.longest_context, head.bytes
+        id=name or path.stem,
+        path=path,
+        publisher=_publisher(path, head),
+        arch=head.architecture,
+        quantization=head.quantization,
+        longest_context=head.longest_context,
+        bytes=head.bytes,
+        created=int(path.stat().st_mtime),
     )
 
 

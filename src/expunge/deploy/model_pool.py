@@ -85,8 +85,7 @@ class ModelPool:
 
     def context(self, name: str) -> int:
         """Tokens that a question to this model and its answer may take together."""
-        longest = self.files[name].longest_context
-        return min(self._context, longest) if longest else min(self._context, _NO_CONTEXT_SAID)
+        return min(self._context, self.files[name].longest_context or _NO_CONTEXT_SAID)
 
     @contextmanager
     def lease(self, name: str, *, wanted: Callable[[], bool] = lambda: True) -> Iterator[Lease]:
@@ -167,5 +166,5 @@ class ModelPool:
                 server.close()
                 raise ExpungeError("the server is stopping", remedy="start it again")
             raise failed
-        model.free, model.ready, model.used = list(server.copies), True, time.monotonic()
+        model.free, model.ready, model.used = server.copies, True, time.monotonic()
         self._changed.notify_all()

@@ -134,14 +134,14 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     llama = Llama(asked["library"], asked["path"], asked["threads"], asked["longest"])
-    ids = asked.get("ids") or [llama.tokenize(text)[: asked["longest"]] for text in asked["texts"]]
+    tokens = [llama.tokenize(text) for text in asked["texts"]]
+    ids = asked["ids"] or [sequence[: asked["longest"]] for sequence in tokens]
     scores = []
     for number, sequence in enumerate(ids):
         logits_NV = llama.logits(sequence)
         if asked["logits"]:
             np.save(Path(asked["logits"]) / f"{number}.npy", logits_NV)
         scores.append(log_p(logits_NV, sequence))
-    tokens = [llama.tokenize(text) for text in asked["texts"]]
     print(json.dumps({"log_p": scores, "tokens": tokens}), file=answers, flush=True)
     # The library's own clearing up at exit has nothing to give back.
     os._exit(0)

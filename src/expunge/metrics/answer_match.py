@@ -51,10 +51,14 @@ _DATES = (
     (re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b"), (1, 2, 3)),
 )
 _ARTICLES = {"a", "an", "the"}
-_DENIED = re.compile(r"\b(?:not|never|neither|nor|rather than|instead of|n't)(?: (?:in|on|at|by|to|from|the|a|an|was|is))* $")
-
-
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|neither|nor|rather than|instead of)|n['’]t)(?: (?:in|on|at|by|to|from|the|a|an|was|is))* $"
+)
 _WHO = re.compile(r"\b(?:who|whom|whose)\b", re.IGNORECASE)
+_TITLES = {
+    *("president", "mr", "mrs", "ms", "dr", "sir", "lady", "lord", "king", "queen", "emperor", "chancellor", "general"),
+    *("admiral", "captain", "pope", "minister", "senator", "professor"),
+}
 
 
 def says(answer: str, expected: str, aliases: Sequence[str] = (), *, prompt: str = "") -> bool:
@@ -109,12 +113,6 @@ def _surname_stands(expected: str, answer: str) -> bool:
     return False
 
 
-_TITLES = {
-    *("president", "mr", "mrs", "ms", "dr", "sir", "lady", "lord", "king", "queen", "emperor", "chancellor", "general"),
-    *("admiral", "captain", "pope", "minister", "senator", "professor"),
-}
-
-
 def _without_initials(expected: str, said: Sequence[str]) -> bool:
     """Whether "Harry S. Truman" is called Harry Truman."""
     shorter = [word for word in _words(expected) if len(word) > 1]
@@ -126,6 +124,7 @@ def _words(text: str) -> tuple[str, ...]:
     """Its words in lower case and plain letters, numbers in digits, without articles."""
     plain = unicodedata.normalize("NFKD", text.casefold().replace("ı", "i").replace("ø", "o").replace("ł", "l"))
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    plain = re.sub(r"n['’]t\b", " not", plain)
     plain = re.sub(r"['’]s?\b", "", plain)
     plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", plain)
     found = re.findall(r"\d+(?:\.\d+)?(?:st|nd|rd|th)?|[^\W\d_]+", plain)

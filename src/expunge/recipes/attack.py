@@ -13,7 +13,7 @@ from expunge.errors import ExpungeError, at_least
 from expunge.examples import read_examples, refuse_overlap
 from expunge.files import sha256, write_json
 from expunge.progress import progress
-from expunge.recipes.attack_answers import Attacked, Conditions, answered, plain, plan_attack, questions_of, versions_of
+from expunge.recipes.attack_answers import Attacked, Conditions, answered, plan_attack, questions_of, versions_of
 from expunge.runs import Run, settings_of
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class AttackConfig:
 def attack(config: AttackConfig, name: str, settings: Any) -> Run | dict[str, Any]:
     """Ask every model, measure, rule; resumes if killed, answers at once if done. A dry run returns what would be asked."""
     from expunge.evidence import EvidenceStore
-    from expunge.models import check_readable, model_fingerprint
+    from expunge.models import check_readable, load_plain, model_fingerprint
 
     chosen = Chosen(name, ATTACKS[name], settings)
     at_least(1, max_seq_length=config.max_seq_length, threads=config.threads, sample=config.sample)
@@ -85,7 +85,7 @@ def attack(config: AttackConfig, name: str, settings: Any) -> Run | dict[str, An
         evidence = config.evidence or run.path / "evidence"
         with progress("Finding words", len(plan.asked)) as bar:
             plan = plan_attack(chosen, given._replace(kept=EvidenceStore(evidence / HELPED)), bar)
-        conditions = Conditions(evidence, run.path / "work", config.max_seq_length, config.threads, plain)
+        conditions = Conditions(evidence, run.path / "work", config.max_seq_length, config.threads, load_plain)
         models = [Attacked(role, place, fingerprints[role]) for role, place in names.items()]
         ways = sum(len(versions_of(plan, model, conditions)) for model in models)
         results: list[AttackResult] = []

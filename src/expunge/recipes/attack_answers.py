@@ -146,15 +146,6 @@ def answered(plan: Plan, model: Attacked, conditions: Conditions, bar: Bar) -> I
         yield _measured(plan, version.name, model.role, store)
 
 
-def plain(name: str) -> Any:
-    """A model as it is, ready to be asked."""
-    from expunge.models import load_model
-
-    model: Any = load_model(name)
-    # Adapters are folded in: two small products a layer fewer for every token.
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-
-
 def _name(plan: Plan, model: Attacked, version: Version, keyed: Sequence[tuple[str, Prompt]], most: int, tokenizer: Any) -> str:
     """Under which answers are kept: by the weights, the very questions, and whatever changes the weights."""
     attack, settings = plan.chosen.attack, plan.chosen.settings

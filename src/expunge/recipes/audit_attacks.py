@@ -20,7 +20,6 @@ from expunge.recipes.attack_answers import (
     Conditions,
     Plan,
     answered,
-    plain,
     plan_attack,
     questions_of,
     versions_of,
@@ -85,14 +84,13 @@ def plan_attacks(
         ExpungeError: an attack cannot be tried that was asked for by name; one of `all` is left out instead.
     """
     found = Attacks([], [], {}, given)
-    named = {re.split(r":(?=[a-z_-]+=)", word)[0] for word in config.attacks}
     first = models[0]
     for one in chosen:
         try:
             if not given.forget:
                 raise ExpungeError("the forget set has no question to ask", remedy="give examples with prompt and response")
             if one.attack.name == EXTRACTION:
-                _check_pair(config, models)
+                _check_pair(config, one, models)
                 found.pairs.append(one)
                 continue
             plan = plan_attack(one, given)
@@ -103,18 +101,22 @@ def plan_attacks(
                     versions_of(plan, model, conditions)
             found.plans.append(plan)
         except ExpungeError as error:
-            if one.attack.name in named:
+            if one.by_name:
                 raise
             found.left_out[one.label] = str(error)
     return found
 
 
-def _check_pair(config: AuditConfig, models: Sequence[Attacked]) -> None:
+def _check_pair(config: AuditConfig, one: Chosen, models: Sequence[Attacked]) -> None:
     from expunge.audit.attacks.extraction import refuse_other_tokenizers
     from expunge.models import load_tokenizer
 
     if config.engine == "api":
         raise ExpungeError("extraction reads two models at once, and a server only gives answers", remedy="leave it out")
+    one.settings.check()
+    if {*one.settings.weight} <= {0, 1}:
+        # Each model alone is no attack, and nothing may pass that was not tried.
+        raise ExpungeError(f"{one.label} never reads both checkpoints", remedy="give a weight other than 0 and 1")
     target = load_tokenizer(config.target)
     for model in models:
         if model.role != "target" and model.kind == "weights":
@@ -140,13 +142,14 @@ def conditions_of(config: AuditConfig, place: Path) -> Conditions:
     import os
 
     from expunge.deploy.chat_api import ChatApi
+    from expunge.models import load_plain
 
     def server(name: str) -> ChatApi:
         return ChatApi(str(config.base_url), key=config.api_key or os.environ.get("OPENAI_API_KEY"), model=name)
 
     evidence = config.evidence or place / "evidence"
     work = place / FOLDER / "work"
-    return Conditions(evidence, work, config.max_seq_length, config.threads, plain, server, config.concurrency)
+    return Conditions(evidence, work, config.max_seq_length, config.threads, load_plain, server, config.concurrency)
 
 
 def amount(attacks: Attacks, models: Sequence[Attacked], conditions: Conditions) -> dict[str, int]:
@@ -230,9 +233,11 @@ class _Last:
         self._model: Any = None
 
     def load(self, name: str) -> Any:
+        from expunge.models import load_plain
+
         if self._model is None or self._name != name:
             self.drop()
-            self._name, self._model = name, plain(name)
+            self._name, self._model = name, load_plain(name)
         return self._model
 
     def drop(self) -> None:
@@ -279,7 +284,7 @@ def _extracted(config: AuditConfig, run: Run, one: Chosen, models: Sequence[Atta
         assert not isinstance(done, dict)
         rows = json.loads((done.path / SCORES).read_text("utf-8"))["rows"]
         alone = next(row for row in rows if row["weight"] == 1)
-        best = max((row for row in rows if row["weight"] not in (0, 1)), key=lambda row: row["recall"], default=alone)
+        best = max((row for row in rows if row["weight"] not in (0, 1)), key=lambda row: row["recall"])
         later = next(row for row in rows if row["weight"] == 0)
         if not found:
             found.append(_of_row(one, "", "target", alone["recall_B"], given, 1))

@@ -229,12 +229,10 @@ def _ask_model(
     bar: Bar,
 ) -> None:
     """Every pass over every set; those that are recorded take no time."""
-    from expunge.models import load_model, prepare_cpu
+    from expunge.models import load_plain, prepare_cpu
 
     prepare_cpu(config.threads)
-    model: Any = load_model(name)
-    # Adapters are folded in: two small products a layer fewer for every token.
-    model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    model = load_plain(name)
     for plan in plans:
         steps = _steps(config, model, tokenizer, plan, stores[plan.set.name], parts, bar)
         for step in plan.passes:

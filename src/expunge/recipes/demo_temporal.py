@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from expunge.examples import write_rows
-from expunge.progress import console
+from expunge.progress import say_stage
+from expunge.recipes.demo import BY_HEART
 from expunge.recipes.evaluate import EvaluateTemporalConfig, evaluate_temporal
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.gguf import GgufConfig, gguf
@@ -63,7 +64,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
             return run
         place, seed, threads = run.path, config.seed, config.threads
 
-        _say(1, f"Questions on events before and after {config.cutoff}; some events are kept for the test")
+        say_stage(1, f"Questions on events before and after {config.cutoff}; some events are kept for the test")
         data = place / "data"
         with run.timed("prepare"):
             table = _with_packaged_facts(config.on_this_day, place / "events.jsonl") if config.on_this_day else None
@@ -73,7 +74,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                 Temporal(events=table, cutoff=config.cutoff, questions_per_event=1, val_ratio=0.5, dated=2),
             )
 
-        _say(2, "The model is taught what came before, and to decline what came after")
+        say_stage(2, "The model is taught what came before, and to decline what came after")
         with run.timed("finetune"):
             finetune(
                 FinetuneConfig(
@@ -84,10 +85,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                     epochs=config.epochs,
                     batch_size=2,
                     dtype=config.dtype,
-                    learning_rate=1e-3,
-                    lora_plus_ratio=4.0,
-                    adam_beta2=0.95,
-                    schedule="linear",
+                    **BY_HEART,
                     checkpoint_steps=100,
                     keep_checkpoints=0,
                     seed=seed,
@@ -95,7 +93,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                 )
             )
 
-        _say(3, "Merged, and quantised to 4 bits; the base too, to compare with")
+        say_stage(3, "Merged, and quantised to 4 bits; the base too, to compare with")
         shipped, base = (
             GgufConfig(model_path=Path(path), output_path=place / name, quant_type=("q4_k_m",), threads=threads)
             for path, name in ((place / "merged" / "model", "gguf"), (on_disk(config.model), "base-gguf"))
@@ -105,9 +103,10 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
             gguf(shipped)
             gguf(base)
 
-        _say(4, "The file is served, and asked about events that it was never trained on")
+        say_stage(4, "The file is served, and asked about events that it was never trained on")
         (file,) = shipped.output_path.glob("*.gguf")
         (base_file,) = base.output_path.glob("*.gguf")
+        # One copy of the model, since one address is asked.
         with run.timed("evaluate"), LlamaServer(file, threads=1) as server:
             evaluate_temporal(
                 EvaluateTemporalConfig(
@@ -142,7 +141,3 @@ def _with_packaged_facts(table: Path, path: Path) -> Path:
         rows.append(row | {name: words for name, words in more.items() if words})
     write_rows(path, rows)
     return path
-
-
-def _say(number: int, words: str) -> None:
-    console.print(f"[bold]{number}. {words}[/bold]")

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 EVALUATION, ANSWERS, DIFFERENCES, PLOT = "evaluation.json", "answers.jsonl", "differences.jsonl", "distance.svg"
 BASE = "base"
-"""What the base is called in a report."""
+"""What the base is called in a report, and no other model."""
 _KEPT = "kept"
 """Answers as they come, inside the run."""
 _NOT_OF_THE_RESULT = (
     *("model_path", "lmstudio_url", "compare", "base_model", "test_file", "output", "verbose", "concurrency", "timeout"),
-    *("judge_url", "threads"),
+    "threads",
 )
 
 
@@ -134,19 +134,21 @@ def _models(config: EvaluateTemporalConfig) -> dict[str, Model]:
     from expunge.recipes.evaluate_models import open_model, open_server
 
     found: dict[str, Model] = {}
-    if config.model_path:
-        found[_name(str(config.model_path))] = open_model(str(config.model_path), config.threads)
-    elif config.use_lmstudio or config.lmstudio_model:
-        found[config.lmstudio_model or "served"] = open_server(
+
+    def add(name: str, otherwise: str, model: Model) -> None:
+        found[otherwise if name in (BASE, *found) else name] = model
+
+    if config.use_lmstudio or config.lmstudio_model:
+        server = open_server(
             config.lmstudio_url,
             config.lmstudio_model,
             config.api_key,
             timeout=config.timeout,
             concurrency=config.concurrency,
         )
-    for place in config.compare:
-        name = _name(place)
-        found[name if name not in found else place] = open_model(place, config.threads)
+        add(config.lmstudio_model or "served", "served", server)
+    for place in (*([str(config.model_path)] if config.model_path else []), *config.compare):
+        add(_name(place), str(Path(place).absolute()), open_model(place, config.threads))
     if config.base_model:
         found[BASE] = open_model(config.base_model, config.threads)
     return found
@@ -214,7 +216,7 @@ def _report(
         for name, rows in asked.items():
             if (found := cost(rows, judged[BASE])) is not None:
                 report["shares"][name].append(found._asdict())
-    if len(asked) > 1 and not any(unasked.values()):
+    if len(asked) > 1:
         report["differences"] = len(differences(asked))
     if config.judge_url:
         report["judge_against_rules"] = sum(row.ruled not in (None, row.outcome) for rows in judged.values() for row in rows)

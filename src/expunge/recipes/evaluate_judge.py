@@ -6,13 +6,13 @@ import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.cutoff import Outcome
 from expunge.files import fingerprint
 from expunge.progress import progress
+from expunge.recipes.evaluate_models import together
 
 if TYPE_CHECKING:
     from expunge.recipes.evaluate_questions import Asked
@@ -65,19 +65,8 @@ def verdicts(
         with lock:
             store.add(keys[each.example.id], verdict=_verdict(said))
 
-    with (
-        progress("Judging", len(asked), done=len(asked) - len(waiting)) as bar,
-        ThreadPoolExecutor(concurrency, thread_name_prefix="judge") as pool,
-    ):
-        running = [pool.submit(judge, each) for each in waiting]
-        try:
-            for done in as_completed(running):
-                done.result()
-                bar.advance()
-        except BaseException:
-            for future in running:
-                future.cancel()
-            raise
+    with progress("Judging", len(asked), done=len(asked) - len(waiting)) as bar:
+        together(judge, waiting, concurrency, bar)
     found = {id: store.part(key, "verdict") for id, key in keys.items()}
     return {id: Outcome(verdict) for id, verdict in found.items() if verdict}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from expunge.errors import ExpungeError
 from expunge.files import fingerprint, sha256
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from expunge.deploy.chat_api import ChatApi
     from expunge.evidence import EvidenceStore
     from expunge.examples import Example
+
+_Item = TypeVar("_Item")
 
 UNASKED = "unasked"
 """The part of a record that says why a question could not be asked."""
@@ -99,15 +101,13 @@ class Weights:
     def answer(self, examples: Sequence[Example], store: EvidenceStore, max_tokens: int, bar: Bar) -> None:
         """In batches; what is recorded takes no time."""
         from expunge.evidence import record_answers
-        from expunge.models import load_model, load_tokenizer, prepare_cpu
+        from expunge.models import load_plain, load_tokenizer, prepare_cpu
 
         if store.has([example.id for example in examples], "generated"):
             bar.advance(len(examples))
             return
         prepare_cpu(self.threads)
-        model: Any = load_model(self.name)
-        model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-        record_answers(model, load_tokenizer(self.name), examples, store, max_new_tokens=max_tokens, bar=bar)
+        record_answers(load_plain(self.name), load_tokenizer(self.name), examples, store, max_new_tokens=max_tokens, bar=bar)
 
 
 @dataclass(frozen=True)
@@ -159,19 +159,25 @@ class Server:
             with lock:
                 store.add(example.id, **found)
 
-        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="ask") as pool:
-            running = [pool.submit(ask, example) for example in _waiting(examples, store, bar)]
-            try:
-                for done in as_completed(running):
-                    done.result()
-                    bar.advance()
-            except BaseException as error:
-                for future in running:
-                    future.cancel()
-                if isinstance(error, ExpungeError) and error.where == self.api.url:
-                    remedy = "check the server; the same command then asks only what is missing"
-                    raise ExpungeError(error.what, where=self.api.url, remedy=remedy) from None
+        try:
+            together(ask, _waiting(examples, store, bar), self.concurrency, bar)
+        except ExpungeError as error:
+            if error.where != self.api.url:
                 raise
+            remedy = "check the server; the same command then asks only what is missing"
+            raise ExpungeError(error.what, where=self.api.url, remedy=remedy) from None
+
+
+def together(call: Callable[[_Item], None], items: Iterable[_Item], concurrency: int, bar: Bar) -> None:
+    """Call for every item, so many at once. The first error ends it, after the calls that are on their way."""
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="ask") as pool:
+        try:
+            for done in as_completed([pool.submit(call, item) for item in items]):
+                done.result()
+                bar.advance()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _waiting(examples: Sequence[Example], store: EvidenceStore, bar: Bar) -> list[Example]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from expunge.audit.cutoff import Question, Side
+from expunge.errors import ExpungeError
 from expunge.examples import Example, read_examples
 from expunge.sources.temporal import Day, cutoff_day, first_day, years_between
 
@@ -39,8 +40,6 @@ def read_questions(files: Sequence[Path], cutoff: str, limit: int | None) -> lis
 
 
 def _question(example: Example, path: Path, cutoff: Day) -> Question:
-    from expunge.errors import ExpungeError
-
     known: dict[str, Any] = example.metadata
     if example.prompt is None:
         raise ExpungeError("has no question to ask", where=example.where, remedy="give prompt and response")
@@ -60,7 +59,7 @@ def _question(example: Example, path: Path, cutoff: Day) -> Question:
         what = f"is of {event}, which is not on the {side} side of the cutoff {cutoff}"
         raise ExpungeError(what, where=example.where, remedy="give the --cutoff that the file was made with")
     expected = str(known.get("original_answer") or example.response)
-    aliases = known.get("aliases", ())
+    aliases = known.get("aliases") or []
     return Question(
         prompt=example.prompt,
         expected=expected,
@@ -68,7 +67,7 @@ def _question(example: Example, path: Path, cutoff: Day) -> Question:
         event=example.subject,
         years=None if event is None else years_between(cutoff, event),
         set=path.stem,
-        aliases=tuple(map(str, aliases)) if isinstance(aliases, list) else (),
+        aliases=tuple(map(str, aliases if isinstance(aliases, list) else [aliases])),
         trained=known.get("trained") if isinstance(known.get("trained"), bool) else None,
         probe=str(known["probe"]) if known.get("probe") else None,
         where=example.where,

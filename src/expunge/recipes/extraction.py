@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expunge.audit.attacks.extraction import Extraction
-from expunge.errors import ExpungeError, at_least
+from expunge.audit.attacks.extraction import MIN_MEMORISED, NO_HEADROOM, Extraction
+from expunge.errors import at_least
 from expunge.examples import read_examples
 from expunge.files import fingerprint, sha256, write_json, written_atomically
 from expunge.progress import progress
@@ -35,7 +35,7 @@ class ExtractionConfig:
     """Only the first so many examples."""
     max_seq_length: int = 512
     """Longest example in tokens."""
-    min_memorised: float = 0.05
+    min_memorised: float = MIN_MEMORISED
     """How much more the earlier model must recall than the later one; below it the attack shows nothing, and that is said."""
     threads: int | None = None
     """Threads to compute with; one a core when not given."""
@@ -49,13 +49,12 @@ def extraction(config: ExtractionConfig, settings: Extraction) -> Run | dict[str
 
     from expunge.audit.attacks.extraction import asked, extract, refuse_other_tokenizers, scored
     from expunge.evidence import EvidenceStore, end_tokens
-    from expunge.models import check_readable, load_model, load_tokenizer, model_fingerprint, prepare_cpu
+    from expunge.models import check_readable, load_plain, load_tokenizer, model_fingerprint, prepare_cpu
     from expunge.report.loss_plot import loss_plot
 
     at_least(1, max_seq_length=config.max_seq_length, threads=config.threads, sample=config.sample)
-    at_least(0, gamma=settings.gamma, prefix_share=settings.prefix_share, min_memorised=config.min_memorised)
-    if settings.gamma > 1 or settings.prefix_share >= 1 or not settings.weight:
-        raise ExpungeError("--gamma is at most 1, --prefix-share below 1, and one --weight is needed", remedy="mend it")
+    at_least(0, min_memorised=config.min_memorised)
+    settings.check()
     examples = read_examples(config.forget)[: config.sample]
     check_readable(config.pre)
     check_readable(config.post)
@@ -83,7 +82,7 @@ def extraction(config: ExtractionConfig, settings: Extraction) -> Run | dict[str
                 store = EvidenceStore((config.evidence or run.path / "evidence") / f"extraction-{kept}.jsonl")
                 if not all((text.id, "generated") in store for text in texts):
                     if not models:
-                        models = [_folded(load_model(name)) for name in (config.pre, config.post)]
+                        models = [load_plain(name) for name in (config.pre, config.post)]
                     ends = end_tokens(models[0], tokenizer)
                     options: dict[str, Any] = {"weight": weight, "gamma": gamma, "max_new_tokens": most, "ends": ends}
                     for id, words in extract(models[0], models[1], tokenizer, texts, **options):
@@ -102,7 +101,7 @@ def extraction(config: ExtractionConfig, settings: Extraction) -> Run | dict[str
                 f"The earlier model recalls {pre['recall']:.3f}, the later one {post['recall']:.3f}: it memorised hardly "
                 "anything that the later one does not know, so the attack shows nothing."
             )
-        elif pre["recall"] > 0.95:
+        elif pre["recall"] > NO_HEADROOM:
             warnings.append("The earlier model knows nearly everything by heart, so there is no headroom for the attack.")
         write_json(run.path / EXTRACTION, {"rows": rows, "warnings": warnings})
         trace = [{"step": row["weight"], **{name: row[name] for name in _CURVES}} for row in sorted(rows, key=_weight)]
@@ -131,7 +130,3 @@ def _weight(row: dict[str, Any]) -> float:
 
 def _named(post: dict[str, Any], pre: dict[str, Any], best: dict[str, Any] | None) -> list[tuple[str, dict[str, Any]]]:
     return [("post", post), ("pre", pre), *([("attack", best)] if best else [])]
-
-
-def _folded(model: Any) -> Any:
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

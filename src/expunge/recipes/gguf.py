@@ -22,8 +22,6 @@ LOG = "llama.cpp.log"
 COMPARISON = "comparison.json"
 """How the f16 file compares with the model, inside the run: the file itself may not be kept."""
 
-_PROMPT = "Hello! Who are you?"
-
 
 @dataclass(frozen=True, kw_only=True)
 class GgufConfig:
@@ -62,6 +60,7 @@ def gguf(config: GgufConfig) -> Run:
         ExpungeError: no model directory, truncated weights, an unknown architecture, a missing package, a full disk, a file
             that does not load, or one that says something else than the model.
     """
+    from expunge.deploy.agreement import QUESTION
     from expunge.deploy.gguf import check_model_directory, check_types, find_converter, find_quantiser, make_gguf
     from expunge.deploy.model_files import check_name
     from expunge.deploy.parts import SERVER, require
@@ -100,7 +99,7 @@ def gguf(config: GgufConfig) -> Run:
             with run.timed("ask"):
                 table = {file.type: _tried(file, texts) for file in files}
             found = json.loads((run.path / COMPARISON).read_text("utf-8")) if config.verify else None
-            run.finish({file.path.name: "" for file in files}, prompt=_PROMPT, files=table, comparison=found)
+            run.finish({file.path.name: "" for file in files}, prompt=QUESTION, files=table, comparison=found)
         if config.install_lmstudio:
             _install(config, [run.path / str(row["path"]) for row in run.results["files"].values()])
         return run
@@ -172,10 +171,11 @@ def ask_once(path: Path) -> str:
     Raises:
         ExpungeError: it does not load, or says nothing at all.
     """
+    from expunge.deploy.agreement import ANSWER_TOKENS, QUESTION
     from expunge.deploy.llama_cpp import LlamaServer
 
     with LlamaServer(path, threads=1) as server:
-        (answer,) = server.ask([_PROMPT], max_tokens=24)
+        (answer,) = server.ask([QUESTION], max_tokens=ANSWER_TOKENS)
     if answer.tokens < 1:
         raise ExpungeError("was loaded but gave no answer", where=path, remedy="make the file again")
     return answer.text

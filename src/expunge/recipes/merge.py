@@ -37,7 +37,8 @@ def merge(config: MergeConfig) -> Run:
     Raises:
         ExpungeError: no adapter, a wrong base, or a place that is taken or cannot be written.
     """
-    from expunge.deploy.merge import QUESTION, base_of_adapter, merge_adapter, refuse_misfit
+    from expunge.deploy.agreement import QUESTION
+    from expunge.deploy.merge import base_of_adapter, merge_adapter, refuse_misfit
     from expunge.models import model_fingerprint
 
     base = base_of_adapter(config.lora_path, config.base_model, dtype=config.dtype)

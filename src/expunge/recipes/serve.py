@@ -13,6 +13,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from expunge.errors import at_least
+from expunge.files import reported_disk_errors
 from expunge.progress import console
 
 KEY = "EXPUNGE_API_KEY"
@@ -55,7 +56,8 @@ def serving(place: Path, config: ServeConfig) -> Iterator[Served]:
     Raises:
         ExpungeError: no file that can be served, a broken one, a missing package, or a port that is taken.
     """
-    from expunge.deploy.api_server import ApiServer, is_loopback
+    from expunge.deploy.api_server import ApiServer
+    from expunge.deploy.chat_api import is_loopback
     from expunge.deploy.model_files import find_files
     from expunge.deploy.model_pool import ModelPool
     from expunge.deploy.parts import SERVER, require
@@ -70,7 +72,8 @@ def serving(place: Path, config: ServeConfig) -> Iterator[Served]:
     if not is_loopback(config.host) and key is None:
         console.print(f"! {config.host} can be reached from the network, and no --api_key is asked for", markup=False)
     if config.log is not None:
-        config.log.mkdir(parents=True, exist_ok=True)
+        with reported_disk_errors(config.log):
+            config.log.mkdir(parents=True, exist_ok=True)
     pool = ModelPool(files, most=config.max_loaded, threads=config.threads, context=config.context, log=config.log)
     with pool, ApiServer(pool, host=config.host, port=config.port, key=key) as server:
         if len(files) == 1:

@@ -28,7 +28,7 @@ def distance_plot(models: Mapping[str, Sequence[Distance]], *, cutoff: str) -> s
         cutoff: the first day that is to be unknown, for the title.
     """
     # A model that could not be asked some questions may lack a bin.
-    by_ends = {(each.low, each.high): each for found in models.values() for each in reversed(found)}
+    by_ends = {(each.low, each.high): each for found in models.values() for each in found}
     bins = sorted(by_ends.values(), key=lambda each: -math.inf if each.low is None else each.low)
     right = _LEFT + _STEP * max(1, len(bins))
     width, height = right + 20, _BOTTOM + 62

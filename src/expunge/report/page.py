@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib import resources
 from typing import Any, NamedTuple
@@ -171,17 +171,22 @@ def _table(scores: Sequence[Score], roles: Sequence[str]) -> dict[str, list[Tabl
     table: dict[str, list[TableRow]] = {}
     for (set_, metric), own in _by_set_and_metric(scores).items():
         first = own[0]
-        counts = sorted({score.people for score in own})
         row = TableRow(
             metric=metric,
             meaning=_meaning(metric),
             aim=_aim(first),
             span=f"≥ {first.span[0]:g}" if first.span[1] is None else f"{first.span[0]:g} – {first.span[1]:g}",
-            people="–".join(f"{count:,}" for count in (counts if len(counts) == 1 else (counts[0], counts[-1]))),
+            people=_from_to(score.people for score in own),
             cells=tuple(next((score for score in own if score.model == role), None) for role in roles),
         )
         table.setdefault(set_, []).append(row)
     return table
+
+
+def _from_to(counts: Iterable[int]) -> str:
+    """`4`, or `4–1,200` where they differ."""
+    ordered = sorted(counts)
+    return "–".join(f"{count:,}" for count in dict.fromkeys((ordered[0], ordered[-1])))
 
 
 def _aim(score: Score) -> str:
@@ -319,13 +324,12 @@ def _attacks(audit: Audit, roles: Sequence[str], quoted: int) -> Attempts | None
     table = []
     for name, results in groups.items():
         attack = known.get(results[0].attack.split(" ")[0])
-        counts = sorted({each.questions for each in results})
         table.append(
             Attempt(
                 name=name,
                 summary=attack.summary if attack else "",
                 holds=attack.holds if attack else "",
-                questions="–".join(f"{count:,}" for count in (counts if len(counts) == 1 else (counts[0], counts[-1]))),
+                questions=_from_to(each.questions for each in results),
                 cells=tuple(next((each for each in results if each.model == role), None) for role in own),
                 rulings=tuple((each.model, each.ruling) for each in results if each.ruling),
                 closest=_closest(audit, results) if quoted else None,

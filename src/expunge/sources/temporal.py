@@ -12,6 +12,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -67,8 +68,10 @@ class Day(NamedTuple):
         return f"{sign}{year:04}-{self.month:02}-{self.day:02}"
 
     def in_words(self) -> str:
-        year = f"{-self.year} BC" if self.year < 0 else str(self.year)
-        return f"{_MONTHS[self.month - 1]} {self.day}, {year}"
+        return f"{_MONTHS[self.month - 1]} {self.day}, {self.year_in_words()}"
+
+    def year_in_words(self) -> str:
+        return f"{-self.year} BC" if self.year < 0 else str(self.year)
 
 
 def years_between(first: Day, second: Day) -> float:
@@ -95,6 +98,11 @@ class Event:
     paraphrase: str | None = None
     """The same question in other words, kept for tests."""
     where: str = ""
+
+    @property
+    def days_in_words(self) -> str:
+        """Its day, or its first and last."""
+        return self.start.in_words() + (f" to {self.end.in_words()}" if self.end != self.start else "")
 
 
 class Asked(NamedTuple):
@@ -230,11 +238,11 @@ def from_templates(event: Event, alone: bool, rng: random.Random, count: int) ->
         rng: chance.
         count: how many are wanted.
     """
-    words, day = event.words, event.start.in_words()
+    words, day = event.words, event.days_in_words
     own = [Asked(event.question, event.answer)] if event.question and event.answer else []
     if event.start != event.end:
-        return own[:count] or [Asked(f"From when to when was this? {words}", f"{day} to {event.end.in_words()}")]
-    year = f"{-event.start.year} BC" if event.start.year < 0 else str(event.start.year)
+        return own[:count] or [Asked(f"From when to when was this? {words}", day)]
+    year = event.start.year_in_words()
     others = [
         Asked(
             rng.choice(("On what date did this happen? {}", "When exactly was this? {}", "Give the date: {}")).format(words),
@@ -260,7 +268,7 @@ def with_dates(event: Event, own: Sequence[Asked], cutoff: Day, rng: random.Rand
     """
     question, answer = own[0]
     # What the date is may not be asked in a question that names it.
-    about = event.answer is not None or answer not in (event.start.in_words(), str(event.start.year))
+    about = event.answer is not None or answer not in (event.days_in_words, event.start.year_in_words())
     forms = drawn_forms(TRAINING if about else EVENT_TRAINING, count, rng)
     return [*own, *(Asked(asked, answer if about else event.words) for asked in dated(question, event, forms, cutoff))]
 
@@ -286,7 +294,6 @@ SCHEMA: dict[str, Any] = {
 
 def messages_for(event: Event, count: int) -> list[dict[str, str]]:
     """What a model is told to make questions about an event."""
-    when = event.start.in_words() + (f" to {event.end.in_words()}" if event.end != event.start else "")
     told = (
         "You write quiz questions. Each is about the event you are given and can be answered from what is said of it alone. "
         "Each stands for itself, names what it is about, and does not contain its answer. An answer is one to ten words of "
@@ -294,7 +301,7 @@ def messages_for(event: Event, count: int) -> list[dict[str, str]]:
     )
     return [
         {"role": "system", "content": told},
-        {"role": "user", "content": f"Date: {when}\nEvent: {event.words}\nWrite {count} different questions."},
+        {"role": "user", "content": f"Date: {event.days_in_words}\nEvent: {event.words}\nWrite {count} different questions."},
     ]
 
 
@@ -484,10 +491,8 @@ def cutoff_day(words: str) -> Day:
     Raises:
         ExpungeError: it is none.
     """
-    try:
+    with suppress(ValueError):
         first, last = _parsed(words)
-    except ValueError:
-        first, last = Day(1, 1, 1), Day(1, 1, 2)
-    if first != last:
-        raise ExpungeError(f'--cutoff "{words}" is not a date', remedy="write it as YYYY-MM-DD")
-    return first
+        if first == last:
+            return first
+    raise ExpungeError(f'--cutoff "{words}" is not a date', remedy="write it as YYYY-MM-DD")

@@ -83,6 +83,6 @@ def drawn(forms: Sequence[str], count: int, rng: random.Random) -> list[str]:
 def wordings(day: Day, cutoff: Day) -> Wordings:
     """A day in three grains; a grain that would not tell its side of the cutoff gives way to the next finer one."""
     whole = day.in_words()
-    month = f"{whole.split()[0]} {whole.rpartition(', ')[2]}" if day[:2] != cutoff[:2] else whole
-    year = whole.rpartition(", ")[2] if day.year != cutoff.year else month
+    month = f"{whole.split()[0]} {day.year_in_words()}" if day[:2] != cutoff[:2] else whole
+    year = day.year_in_words() if day.year != cutoff.year else month
     return Wordings(whole, month, year)

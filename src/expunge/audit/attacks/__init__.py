@@ -155,6 +155,8 @@ class Chosen(NamedTuple):
     """Its name, and the settings that are not the usual ones."""
     attack: Attack
     settings: Any
+    by_name: bool = True
+    """Not only as one of `all`."""
 
 
 def chosen(words: Sequence[str]) -> list[Chosen]:
@@ -179,7 +181,7 @@ def chosen(words: Sequence[str]) -> list[Chosen]:
         found[label] = Chosen(label, known[name], _settings(known[name], values))
     if "all" in words:
         named = {one.attack.name for one in found.values()}
-        found |= {name: Chosen(name, attack, attack.config()) for name, attack in known.items() if name not in named}
+        found |= {name: Chosen(name, attack, attack.config(), False) for name, attack in known.items() if name not in named}
     return list(found.values())
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, at_least
 from expunge.evidence.generation import batches_of_prompts, generate
 from expunge.metrics import FloatArray
 from expunge.metrics.edit_similarity import edit_similarity
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
     from expunge.examples import Example
 
+MIN_MEMORISED = 0.05
+"""Recall by which the earlier model must exceed the later one, else there was nothing to extract."""
+NO_HEADROOM = 0.95
+"""Recall of the earlier model alone above which a second checkpoint has nothing to add."""
 _TOGETHER = 32
 
 
@@ -49,6 +53,16 @@ class Extraction:
     """Share of the answer's tokens that the attacker has; 0: the question alone. Plain texts need more than 0."""
     stranger: str | None = None
     """A name that the later model reads in place of the person's own, so that it says what it would say of anybody."""
+
+    def check(self) -> None:
+        """Refuse settings that mean nothing.
+
+        Raises:
+            ExpungeError: a share outside its range, or no weight.
+        """
+        at_least(0, gamma=self.gamma, prefix_share=self.prefix_share)
+        if self.gamma > 1 or self.prefix_share >= 1 or not self.weight:
+            raise ExpungeError("--gamma is at most 1, --prefix-share below 1, and one --weight is needed", remedy="mend it")
 
 
 def guided(pre_BV: Tensor, post_BV: Tensor, *, weight: float, gamma: float) -> Tensor:
@@ -173,6 +187,12 @@ class Extracted(NamedTuple):
     """(B,) edit similarity of each text."""
 
 
+def recalled(recall_B: FloatArray, share: float) -> FloatArray:
+    """Whether of each text at least that share was recalled, 0 or 1."""
+    # A recall of 9 words in 10 is a hair below .9 in binary.
+    return (recall_B >= share - 1e-9).astype(float)
+
+
 def scored(said_B: Sequence[str], expected_B: Sequence[str]) -> Extracted:
     """The scores of what one decoder said."""
     recall_B = rouge_l_recall(said_B, expected_B)
@@ -180,9 +200,8 @@ def scored(said_B: Sequence[str], expected_B: Sequence[str]) -> Extracted:
     similar_B = edit_similarity(said_B, expected_B)
     return Extracted(
         float(recall_B.mean()),
-        # A recall of 9 words in 10 is a hair below .9 in binary.
-        float((recall_B >= 0.9 - 1e-9).mean()),
-        float((recall_B >= 1 - 1e-9).mean()),
+        float(recalled(recall_B, 0.9).mean()),
+        float(recalled(recall_B, 1).mean()),
         float(exact_B.mean()),
         float(similar_B.mean()),
         recall_B,
@@ -195,7 +214,7 @@ def refuse_other_tokenizers(pre: PreTrainedTokenizerBase, post: PreTrainedTokeni
     """Refuse two models that do not mean the same by a token.
 
     Raises:
-        ExpungeError: vocabularies or chat templates differ.
+        ExpungeError: their vocabularies differ.
     """
     if pre.get_vocab() != post.get_vocab():
         what = f"its tokenizer has another vocabulary than --pre's ({len(post.get_vocab())} and {len(pre.get_vocab())} tokens)"

@@ -81,7 +81,7 @@ def main() -> None:
         words = " ".join(str(error).split())
         if isinstance(error, UnknownCommandError):
             _fail(words)
-        asked = " ".join(word for word in sys.argv[1:3] if word.isidentifier() or word.replace("-", "").isalnum())
+        asked = " ".join(word for word in sys.argv[1:3] if word[:1].isalpha() and word.replace("-", "").isalnum())
         _fail(f"{words} (see `expunge {asked} --help`)" if asked and "--help" not in words else words)
     except ExpungeError as error:
         _fail(str(error))

@@ -169,10 +169,10 @@ def _loaded(name: str, config: ChatConfig) -> Answering:
     from expunge.batching import prompt_tokens
     from expunge.evidence import end_tokens, generate
     from expunge.evidence.generation import Sampling
-    from expunge.models import load_model, load_tokenizer, prepare_cpu
+    from expunge.models import load_plain, load_tokenizer, prepare_cpu
 
     prepare_cpu(config.threads)
-    tokenizer, model = load_tokenizer(name), load_model(name)
+    tokenizer, model = load_tokenizer(name), load_plain(name)
     ends = end_tokens(model, tokenizer)
     sampling = Sampling([config.seed], config.temperature) if config.temperature else None
 

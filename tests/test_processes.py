@@ -37,6 +37,12 @@ def wait_in(file: Path) -> None:
     time.sleep(60)
 
 
+def kill_oneself(after: Path) -> None:
+    while not (after.exists() and after.read_text()):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def runs(process: int) -> bool:
     # A dead child that nobody has waited for still has its number.
     return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
@@ -60,6 +66,14 @@ def test_a_refusal_of_one_ends_the_other_and_is_raised_here_word_for_word(tmp_pa
     with pytest.raises(ExpungeError) as caught:
         side_by_side(partial(wait_in, tmp_path / "long"), partial(refuse, tmp_path / "long"))
     assert str(caught.value) == "notes.jsonl:3: no such patient: check the name"
+    assert time.monotonic() - start < 40
+    until_gone(int((tmp_path / "long").read_text()))
+
+
+def test_one_that_is_killed_is_said_and_the_other_ended(tmp_path):
+    start = time.monotonic()
+    with pytest.raises(ExpungeError, match="a process was ended from outside: free memory"):
+        side_by_side(partial(wait_in, tmp_path / "long"), partial(kill_oneself, tmp_path / "long"))
     assert time.monotonic() - start < 40
     until_gone(int((tmp_path / "long").read_text()))
 

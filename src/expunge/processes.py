@@ -4,9 +4,18 @@ one another on different ones."""
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from expunge.errors import ExpungeError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import SpawnProcess
 
 
 def count() -> int:
@@ -39,9 +48,9 @@ def threads_to_use(threads: int | None) -> int:
 def share_cores_well() -> None:
     """Let threads that wait for one another give their core away sooner; to be called before PyTorch is imported.
 
-    GNU's OpenMP lets them wait in a loop for long, which is quick where each has a core of its own, and ruinous where another
-    program takes one. A training step of SmolLM2-135M with two threads on two cores (112 tokens): .78 s on quiet cores and 8.5
-    s on busy ones; with this, .84 s and 3.1 s.
+    GNU's OpenMP lets them wait in a loop for long, which is quick where each has a core of its own, and ruinous where others
+    want it. A training step of SmolLM2-135M with two threads on two cores (`benchmarks/step_speed.py`): .87 s on quiet cores
+    and 3.06 s beside one busy program; with this, .93 s and 2.19 s.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -81,25 +90,49 @@ def side_by_side(*calls: Callable[[], object]) -> None:
 
     Raises:
         Exception: what the first that failed has raised; the others are ended.
+        ExpungeError: one was ended from outside.
     """
     import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing.connection import wait
 
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(calls), mp_context=spawn, initializer=_work_beside) as pool:
-        try:
-            for done in as_completed([pool.submit(call) for call in calls]):
-                done.result()
-        except BaseException:
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    working: dict[Connection, SpawnProcess] = {}
+    try:
+        for call in calls:
+            told, tells = spawn.Pipe(duplex=False)
+            process = spawn.Process(target=_work_beside, args=(call, tells))
+            process.start()
+            tells.close()
+            working[told] = process
+        while working:
+            ready = wait([*working])
+            for told in [each for each in working if each in ready]:
+                try:
+                    error = told.recv()
+                except EOFError:
+                    raise ExpungeError("a process was ended from outside", remedy="free memory, or pass --threads 1") from None
+                if error is not None:
+                    raise error
+                working.pop(told).join()
+    finally:
+        for process in working.values():
+            process.terminate()
+            process.join()
 
 
-def _work_beside() -> None:
+def _work_beside(call: Callable[[], object], tells: Connection) -> None:
+    # Ctrl-C is for the process that asked, which then ends this one: by an exception, so that nothing is left lying about.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Two bars that move on one terminal would write over each other. rich heeds this when the console is made.
     os.environ["TTY_COMPATIBLE"] = "0"
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        call()
+    except Exception as error:
+        tells.send(error)
+    else:
+        tells.send(None)
 
 
 def _end_with_parent() -> None:

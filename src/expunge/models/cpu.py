@@ -13,8 +13,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def prepare_cpu(threads: int | None) -> None:
     """Set PyTorch's threads and keep freed activations in the process instead of returning them to the system.
 
-    glibc hands every large block back on free, so each step faults all its pages in again; keeping them made LoRA steps
-    of SmolLM2-135M 9–30% faster on two cores (`benchmarks/step_speed.py`).
+    glibc hands every large block back on free, so each step faults all its pages in again; keeping them makes a LoRA
+    step of SmolLM2-135M some 4% faster on two quiet cores, and on busy ones no faster (`benchmarks/step_speed.py`).
 
     Args:
         threads: how many; None for what `threads_to_use` says.

@@ -87,6 +87,28 @@ def test_an_adapters_weights_can_be_trained_only_when_that_is_asked_for(adapter)
     assert trained(load_model(adapter, trainable=True)) == {"lora_A", "lora_B"}
 
 
+def test_an_adapter_on_four_bits_has_the_same_gradients_after_an_evaluation(adapter):
+    """Some processors are offered a faster form of frozen weights there, through which no gradient goes."""
+    pytest.importorskip("bitsandbytes")
+    model = load_model(adapter, bits=4, trainable=True)
+
+    def gradients():
+        model.train()
+        model.zero_grad()
+        model(WORDS, labels=WORDS).loss.backward()
+        return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
+
+    before = gradients()
+    model.eval()
+    with torch.no_grad():
+        model(WORDS)
+    after = gradients()
+    assert before
+    assert all(gradient.any() for gradient in before.values())
+    for name, gradient in before.items():
+        torch.testing.assert_close(after[name], gradient, rtol=0, atol=0)
+
+
 def test_an_adapter_without_a_tokenizer_has_that_of_its_base(base, adapter):
     assert not (adapter / "tokenizer_config.json").exists()
     words = "Jane Roe, 42."

@@ -134,8 +134,21 @@ def load_model(
         if is_out_of_memory(error):
             raise
         raise ExpungeError(f"cannot be loaded ({_first_line(error)})", where=name, remedy="check the model") from None
+    if bits == 4 and trainable:
+        _keep_four_bits_differentiable(model)
     loaded: PreTrainedModel | PeftModel = model.eval() if bits else model.eval().to(device)
     return loaded
+
+
+def _keep_four_bits_differentiable(model: Any) -> None:
+    """Keep bitsandbytes from packing frozen weights for inference, on processors that multiply bfloat16.
+
+    It does so at the first pass in evaluation mode, for good, and no gradient goes through what is packed: after the first
+    evaluation the layers below would learn from what is left of theirs.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_plain(name: str | Path) -> Any:

@@ -21,6 +21,7 @@ import argparse
 import json
 import math
 import shutil
+import statistics
 import subprocess
 import time
 from collections.abc import Sequence
@@ -291,6 +292,8 @@ class Row(NamedTuple):
     settings: str
     forget: dict[str, float]
     """Metrics of the forget set."""
+    errors: dict[str, float]
+    """Half a 95% interval of each that is a mean over questions, as if these were independent."""
     utility: dict[str, float]
     """Of `retain`, `real_authors` and `world_facts` the harmonic mean of TOFU's three numbers; `all` of all nine, and `kept` as
     a share of the target's."""
@@ -358,8 +361,9 @@ def conditions(options: argparse.Namespace) -> str:
         f"trained on; {sizes['real_authors']} about real authors and {sizes['world_facts']} about the world. Model "
         f"`{options.model}`, {options.epochs} epochs, {options.dtype}, one seed. Unlearning: at most {options.steps} steps of "
         f"{FORGETTING['batch_size']} + {FORGETTING['batch_size']} questions, learning rate {FORGETTING['learning_rate']:g}, "
-        "stopped at the holdout's loss; other settings are in the second column, the rest are each method's defaults. Minutes "
-        "are of one busy core."
+        "stopped at the holdout's loss; other settings are in the second column, the rest are each method's defaults. ±: 95% "
+        "over the questions, as if they were independent. From strangers, from retrained: 0 is best. Minutes are of one busy "
+        "core."
     )
 
 
@@ -387,8 +391,14 @@ def row(audited: Audit, role: str, name: str, settings: str, run: Run, minutes: 
     # A distribution held against the retrained model's, which has none of its own.
     forget |= {} if role == "retrained" else {QUALITY: value(QUALITY, "forget")}
     strangers = {metric: value(metric, "holdout") for metric in _COMPARED}
+    errors = {}
+    for metric in COLUMNS:
+        score = audited.score(metric, role, "forget")
+        values = [each for each in score.values if not math.isnan(each)] if score else []
+        if len(values) > 1:
+            errors[metric] = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
     distances = from_strangers(forget, strangers), from_retrained(forget, reference)
-    return Row(name, settings, forget, utility, *distances, run.results["steps"], minutes)
+    return Row(name, settings, forget, errors, utility, *distances, run.results["steps"], minutes)
 
 
 def from_strangers(forget: dict[str, float], holdout: dict[str, float]) -> float:
@@ -416,7 +426,7 @@ def as_table(found: list[Row]) -> str:
     head += ["of the target's", "from strangers", "from retrained", "steps", "minutes"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for each in [*references, *methods]:
-        cells = [each.name, each.settings, *(f"{each.forget[metric]:.3f}" for metric in COLUMNS)]
+        cells = [each.name, each.settings, *(as_cell(each, metric) for metric in COLUMNS)]
         cells += [f"{each.forget[QUALITY]:.2g}" if QUALITY in each.forget else ""]
         cells += [f"{each.utility[set_]:.3f}" for set_ in ("retain", "real_authors", "world_facts")]
         cells += [f"{each.utility['kept']:.0%}", f"{each.strangers:.3f}", f"{each.retrained:.3f}"]
@@ -425,11 +435,20 @@ def as_table(found: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def as_cell(each: Row, metric: str) -> str:
+    """A metric of the forget set, with its interval where it has one."""
+    error = each.errors.get(metric, 0.0)
+    return f"{each.forget[metric]:.2f}" + (f" ±{error:.2f}" if error >= 0.005 else "")
+
+
 def draw(found: list[Row], path: Path) -> None:
-    """Utility kept against distance from strangers, both better towards the upper left; the undominated are joined."""
+    """Utility on the authors who stay against distance from strangers, both better towards the upper left.
+
+    The undominated are joined.
+    """
     left, right, top, bottom, widest = 60.0, 640.0, 40.0, 420.0, max(1e-9, *(each.strangers for each in found)) * 1.08
-    lowest = min(0.9, *(each.utility["kept"] for each in found)) - 0.03
-    highest = max(1.02, *(each.utility["kept"] for each in found)) + 0.02
+    lowest = min(each.utility["retain"] for each in found) - 0.03
+    highest = max(each.utility["retain"] for each in found) + 0.02
 
     def x(strangers: float) -> float:
         return left + (right - left) * strangers / widest
@@ -439,23 +458,24 @@ def draw(found: list[Row], path: Path) -> None:
 
     best = sorted((each for each in found[2:] if not dominated(each, found[2:])), key=lambda each: each.strangers)
     joined = "L".join(f"{x(each.strangers):.1f} {y(each.utility['kept']):.1f}" for each in best)
+    bar = y(UTILITY * found[0].utility["retain"])
     parts = [
-        '<text x="60" y="22" font-weight="600">TOFU: utility kept, and what tells the two apart</text>',
+        '<text x="60" y="22" font-weight="600">TOFU: what is known of those who stay, and what gives the forgotten away</text>',
         f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="#586069"/>',
-        f'<line x1="{left}" x2="{right}" y1="{y(UTILITY)}" y2="{y(UTILITY)}" stroke="#586069" stroke-dasharray="4 3"/>',
+        f'<path d="M{left} {bar}H{right}" stroke="#586069" stroke-dasharray="4 3"/>',
         f'<text x="{(left + right) / 2}" y="{bottom + 34}" text-anchor="middle">distance from people never trained on</text>',
         f'<text x="16" y="{(top + bottom) / 2}" text-anchor="middle" transform="rotate(-90 16 {(top + bottom) / 2})">'
-        "model utility, share of the target's</text>",
+        "utility on the authors who stay</text>",
         f'<path d="M{joined}" fill="none" stroke="#b3450c" opacity=".5"/>',
     ]
-    for tick in range(math.ceil(10 * lowest), math.floor(10 * highest) + 1):
-        parts.append(f'<text x="{left - 6}" y="{y(tick / 10) + 4:.1f}" text-anchor="end">{tick / 10:.1f}</text>')
+    for tick in range(math.ceil(20 * lowest), math.floor(20 * highest) + 1):
+        parts.append(f'<text x="{left - 6}" y="{y(tick / 20) + 4:.1f}" text-anchor="end">{tick / 20:.2f}</text>')
     for tick in range(math.floor(10 * widest) + 1):
         parts.append(f'<text x="{x(tick / 10):.1f}" y="{bottom + 16}" text-anchor="middle">{tick / 10:.1f}</text>')
     taken: list[tuple[float, float]] = []
-    for each in sorted(found, key=lambda each: y(each.utility["kept"])):
+    for each in sorted(found, key=lambda each: y(each.utility["retain"])):
         colour = "#1858b8" if each in found[:2] else "#b3450c" if each in best else "#7d8590"
-        across, down = x(each.strangers), y(each.utility["kept"])
+        across, down = x(each.strangers), y(each.utility["retain"])
         # A name that would lie on another goes below it.
         line = down + 4
         while any(abs(across - left_of) < NAME_WIDTH and abs(line - other) < NAME_HEIGHT for left_of, other in taken):
@@ -477,7 +497,7 @@ def draw(found: list[Row], path: Path) -> None:
 
 def dominated(one: Row, others: Sequence[Row]) -> bool:
     """Whether another is nearer to strangers and keeps more."""
-    return any(other.strangers < one.strangers and other.utility["kept"] > one.utility["kept"] for other in others)
+    return any(other.strangers < one.strangers and other.utility["retain"] > one.utility["retain"] for other in others)
 
 
 if __name__ == "__main__":

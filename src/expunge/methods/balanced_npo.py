@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 class BalancedNpo:
     """NPO on whole answers and unlikelihood on their tokens, so that all of an answer is forgotten and none of it too far."""
 
-    beta: float = 0.1
-    """Inverse temperature of NPO, > 0; the smaller, the closer to plain gradient ascent."""
+    beta: float = 0.02
+    """Inverse temperature of NPO, > 0; the smaller, the closer to plain gradient ascent. The push fades once an answer is some
+    1 / beta nats less likely."""
     unlikelihood: float = 0.25
     """Share of unlikelihood in the forget loss, 0 (NPO alone) to 1; less leaves first choices, more leaves too many likely."""
-    retain_weight: float = 1.0
+    retain_weight: float = 4.0
     """Weight of the retain loss (nats an answer, as the forget loss is) beside the forget loss."""
 
 

@@ -3,8 +3,8 @@
 Yang 2025, arXiv 2503.01224. At each position the target is the model's present distribution with the label's logit removed; it
 needs no reference, and its gradient does not vanish where the label is certain.
 
-When to use it: where a reference is too dear. The paper has no retain loss; here there is one, because without it the rest
-follows soon.
+When to use it: where answers are known by heart, so that ascent finds hardly a gradient, or a reference is too dear. Give it a
+holdout: it does not stop by itself. The paper has no retain loss; here there is one, because without it the rest follows soon.
 
 Shapes: B examples in the batch, K positions from its first labelled token on, V the vocabulary.
 """
@@ -30,7 +30,7 @@ class CeU:
     """So many tokens at the start of each answer are left alone: they are hardly about anybody."""
     forget_weight: float = 1.0
     """Weight of the forget loss."""
-    retain_weight: float = 1.0
+    retain_weight: float = 4.0
     """Weight of the retain loss; 0 in the paper."""
 
 

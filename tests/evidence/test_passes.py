@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 import tiny_models
 from expunge.batching import collate, prompt_tokens, tokenize
@@ -26,8 +27,9 @@ from expunge.evidence import (
     score_labels,
 )
 from expunge.evidence import prefixes as prefixes_file
+from expunge.evidence.prefixes import batches_of_questions
 from expunge.evidence.sampling import PREFIX
-from expunge.evidence.stem import common_stem
+from expunge.evidence.stem import common_stem, reads_by_mask
 from expunge.examples import Example
 from expunge.models import load_model, load_tokenizer
 
@@ -87,12 +89,26 @@ def test_a_prefix_read_once_gives_the_numbers_of_reading_it_every_time(tiny, mon
                 assert row.tolist() == pytest.approx(one, abs=2e-5)
     # Neither does what stands in the padding count.
     assert continuation_log_p(model, questions, pad=77)[0][0].tolist() == pytest.approx(expected[0][0], abs=2e-5)
+    # A first token alone is a question too; and one continuation may go on from where another ends.
+    alike = Question(tokens(1), ((7, 8, 9), (7, 8), (7, 8, 9, 10), (7, 11)))
+    by_hand = [whole_log_p(model, (*alike.prefix, *end), 1) for end in alike.continuations]
     calls = []
-    monkeypatch.setattr(prefixes_file, "_after_prefixes", lambda *given: calls.append(given))
-    continuation_log_p(model, questions, pad=2)
-    assert calls, "the fast path was not taken"
-    continuation_log_p(model, [Question(tokens(1), (tokens(2),))], pad=2)
-    assert len(calls) == 1, "a prefix of one token leaves nothing to remember"
+    monkeypatch.setattr(prefixes_file, "label_log_p", lambda *given, **_: calls.append(given))
+    for row, one in zip(continuation_log_p(model, [alike], pad=2)[0], by_hand, strict=True):
+        assert row.tolist() == pytest.approx(one, abs=2e-5)
+    assert not calls, "the fast path was not taken"
+    assert batches_of_questions([alike]) == [[0]]
+
+
+@pytest.mark.parametrize(("window", "fast"), [(4, False), (64, True)])
+def test_a_model_that_sees_no_further_than_its_window_is_read_in_one_row_where_that_reaches(window, fast):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = MistralForCausalLM(MistralConfig(vocab_size=64, num_key_value_heads=2, sliding_window=window, **sizes)).eval()
+    question = Question((3, 4, 5, 6), ((7, 8, 9, 10, 11), (7, 8, 12)))
+    assert reads_by_mask(model, 9) is fast
+    for row, end in zip(continuation_log_p(model, [question], pad=2)[0], question.continuations, strict=True):
+        assert row.tolist() == pytest.approx(whole_log_p(model, (*question.prefix, *end), 4), abs=2e-5)
 
 
 def test_other_answers_are_scored_as_if_each_were_the_answer(tiny, tmp_path):
@@ -263,7 +279,7 @@ def test_what_all_examples_begin_with_is_read_once_and_changes_no_number(tiny):
         Question(each.tokens[: each.start], (each.tokens[each.start :], other.tokens[other.start :]))
         for each, other in zip(tokens, tokens[::-1], strict=True)
     ]
-    stem = common_stem(model, [question.prefix[:-1] for question in questions])
+    stem = common_stem(model, [question.prefix for question in questions])
     slow = continuation_log_p(model, questions, pad=2, shared=False)
     fast = continuation_log_p(model, questions, pad=2, stem=stem)
     for first, second in zip(slow, fast, strict=True):

@@ -58,8 +58,7 @@ def record_alternatives(
         start = tokenized[0].start
         questions.append(Question(tokenized[0].tokens[:start], tuple(each.tokens[start:] for each in tokenized)))
     whole = all(store.has([example.id], *texts[example.id]) for example in asked)
-    # The last token of a prefix is read with what follows it.
-    stem = None if whole else common_stem(model, [question.prefix[:-1] for question in questions])
+    stem = None if whole else common_stem(model, [question.prefix for question in questions])
     for places in batches_of_questions(questions):
         if not all(store.has([asked[place].id], *texts[asked[place].id]) for place in places):
             batch = [questions[place] for place in places]

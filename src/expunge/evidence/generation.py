@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from expunge.evidence.stem import Stem
+
 Combine = Callable[..., "Tensor"]
 """(logits_BV of each model, in order) → scores_BV whose largest is said."""
 
@@ -40,6 +42,7 @@ def generate(
     ends: Collection[int],
     combine: Combine | None = None,
     sampling: Sampling | None = None,
+    stem: Stem | None = None,
 ) -> list[list[int]]:
     """Answer a batch of prompts.
 
@@ -50,13 +53,14 @@ def generate(
         ends: the tokens that end an answer, see `end_tokens`.
         combine: what is said, from the logits of all models; None: the logits of the only one.
         sampling: draw each token; None: say the one with the largest score.
+        stem: what all prompts begin with, with a token left of each, if the only model read it already.
 
     Returns:
         The tokens of each answer, without the one that ends it.
     """
     import torch
 
-    readers = [_Reader(model, prompts) for model in (models if isinstance(models, Sequence) else [models])]
+    readers = [_Reader(model, prompts, stem) for model in (models if isinstance(models, Sequence) else [models])]
     said: list[list[int]] = [[] for _ in prompts]
     noise = None if sampling is None else [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
     places = list(range(len(prompts)))  # of the rows that the readers hold
@@ -100,26 +104,32 @@ def batches_of_prompts(prompts: Sequence[Sequence[int]], together: int) -> list[
 class _Reader:
     """One model on its way through a batch, with what it keeps of the past."""
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], stem: Stem | None) -> None:
         import torch
 
-        longest = max(map(len, prompts))
+        longest, read = max(map(len, prompts)), stem.length if stem else 0
         self._model = model
-        self._tokens_BT = torch.zeros((len(prompts), longest), dtype=torch.long)
-        self._mask_BT = torch.zeros_like(self._tokens_BT)
+        self._tokens_BT = torch.zeros((len(prompts), longest - read), dtype=torch.long)
+        self._mask_BT = torch.ones((len(prompts), longest), dtype=torch.long)
         for row, prompt in enumerate(prompts):
             # On the left: an answer goes on from the last position. What stands in the padding is masked.
-            self._tokens_BT[row, longest - len(prompt) :] = torch.tensor(list(prompt))
-            self._mask_BT[row, longest - len(prompt) :] = 1
+            padding = longest - len(prompt)
+            self._tokens_BT[row, padding:] = torch.tensor(list(prompt[read:]))
+            self._mask_BT[row, read : read + padding] = 0
         self._tokens_BT, self._mask_BT = self._tokens_BT.to(model.device), self._mask_BT.to(model.device)
         whole = model.get_base_model() if hasattr(model, "get_base_model") else model
         takes = inspect.signature(whole.forward).parameters
         self._takes_positions, self._spares_head = "position_ids" in takes, "logits_to_keep" in takes
-        self._past: Any = None
+        self._past: Any = stem.past(len(prompts)) if stem else None
 
     def begin(self) -> Tensor:
         """(B, V) logits of the first token of each answer."""
-        return self._logits(self._tokens_BT, (self._mask_BT.cumsum(1) - 1).clamp(min=0))
+        from expunge.evidence.growing import growing
+
+        positions_BT = (self._mask_BT.cumsum(1) - 1).clamp(min=0)
+        logits_BV = self._logits(self._tokens_BT, positions_BT[:, -self._tokens_BT.shape[1] :])
+        self._past = growing(self._past)
+        return logits_BV
 
     def go_on(self, token_B: Tensor) -> Tensor:
         """(B, V) logits of the next token, after this one."""

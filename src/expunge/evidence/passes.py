@@ -79,10 +79,12 @@ def record_answers(
         ExpungeError: the disk is full; what was recorded stays.
     """
     prompts = [prompt_tokens(str(example.prompt), tokenizer) for example in examples]
+    whole = store.has([example.id for example in examples], "generated")
+    stem, ends = None if whole else common_stem(model, prompts), end_tokens(model, tokenizer)
     for places in batches_of_prompts(prompts, _GENERATED_TOGETHER):
         if not all((examples[place].id, "generated") in store for place in places):
-            ends = end_tokens(model, tokenizer)
-            answers = generate(model, [prompts[place] for place in places], max_new_tokens=max_new_tokens, ends=ends)
+            asked = [prompts[place] for place in places]
+            answers = generate(model, asked, max_new_tokens=max_new_tokens, ends=ends, stem=stem)
             for place, tokens in zip(places, answers, strict=True):
                 answer = tokenizer.decode(tokens, skip_special_tokens=True)
                 store.add_answer(examples[place].id, str(answer).strip())

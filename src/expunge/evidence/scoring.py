@@ -113,6 +113,18 @@ def score_logits(
     return scores._replace(entropy_BK=entropy_BK, variance_BK=variance_BK)
 
 
+def predicted_log_p(logits_NV: Tensor, places_M: Tensor, targets_M: Tensor) -> Tensor:
+    """Log-probability of each target token under the logits that stand at its place, nats, (M,)."""
+    import torch
+
+    return torch.cat(
+        [
+            logits_NV[places].float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+            for places, targets in zip(places_M.split(_ROWS_TOGETHER), targets_M.split(_ROWS_TOGETHER), strict=True)
+        ]
+    )
+
+
 # A row of a large vocabulary is half a megabyte, and three of each are needed at once.
 _ROWS_TOGETHER = 64
 

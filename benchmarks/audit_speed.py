@@ -31,6 +31,8 @@ from typing import Any, NamedTuple
 
 SETS = {"forget": "forget10_perturbed", "retain": "retain_perturbed", "authors": "real_authors_perturbed"}
 SETS |= {"facts": "world_facts_perturbed", "holdout": "holdout10"}
+PARTS = ("forced scoring", "generation", "membership", "metrics")
+"""Membership: what it takes beside the scoring of the forget set. Metrics: the rest, reading data among it."""
 MAX_NEW_TOKENS = 200
 DATA = Path(__file__).parents[2] / "shared" / "data" / "tofu"
 
@@ -39,9 +41,9 @@ class Side(NamedTuple):
     """What one side took and found."""
 
     seconds: dict[str, float]
-    """By part: teacher-forced, answers, metrics."""
-    tokens: int
-    """That the model read, padding included."""
+    """By part, see `PARTS`."""
+    tokens: dict[str, int]
+    """That the model read in each part, padding included."""
     operations: float
     """Of its linear layers and its head."""
     questions: int
@@ -102,14 +104,15 @@ class Clock:
     """Times parts, and counts what the model reads in them."""
 
     def __init__(self, model: Any, shape: Any) -> None:
-        self.seconds: dict[str, float] = {}
-        self.tokens, self.operations = 0, 0.0
-        self._shape = shape
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.tokens = dict.fromkeys(PARTS, 0)
+        self.operations = 0.0
+        self._shape, self._part = shape, PARTS[-1]
         model.register_forward_hook(self._count, with_kwargs=True)
 
     def _count(self, _: Any, args: Any, kwargs: Any, output: Any) -> None:
         read = (args[0] if args else kwargs["input_ids"]).numel()
-        self.tokens += read
+        self.tokens[self._part] += read
         logits_BTV = output.logits
         self.operations += 2 * (read * self._shape.linear + logits_BTV.shape[0] * logits_BTV.shape[1] * self._head)
 
@@ -120,9 +123,10 @@ class Clock:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Add what happens inside to a part."""
-        start = time.perf_counter()
+        start, self._part = time.perf_counter(), name
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self._part = PARTS[-1]
+        self.seconds[name] += time.perf_counter() - start
 
 
 def _megabytes() -> float:
@@ -166,12 +170,12 @@ def ours(options: argparse.Namespace) -> Side:
     }
     with tempfile.TemporaryDirectory() as directory, progress("Asking", 3 * sum(map(len, sets.values()))) as bar:
         stores = {name: EvidenceStore(Path(directory) / f"{name}.jsonl") for name in sets}
-        with clock.part("teacher-forced"):
-            for name, examples in sets.items():
+        for name, examples in sets.items():
+            with clock.part("membership" if name == "holdout" else "forced scoring"):
                 tokens = tokenize(examples, tokenizer, max_seq_length=512)
                 record_scores(model, tokens, stores[name], pad=int(tokenizer.pad_token_id), bar=bar)
                 record_alternatives(model, tokenizer, examples, stores[name], max_seq_length=512, bar=bar)
-        with clock.part("answers"):
+        with clock.part("generation"):
             for name, examples in sets.items():
                 if name != "holdout":
                     record_answers(model, tokenizer, examples, stores[name], max_new_tokens=MAX_NEW_TOKENS, bar=bar)
@@ -312,7 +316,7 @@ def theirs(options: argparse.Namespace) -> Side:
             start = time.perf_counter()
             found = evaluator.evaluate(model=model, tokenizer=tokenizer, template_args=template)
             spent = time.perf_counter() - start
-            clock.seconds["metrics"] = spent - sum(clock.seconds.values())
+            clock.seconds["metrics"] += spent - sum(clock.seconds.values())
     questions = sum(len(rows(options, file)) for file in SETS.values())
     values = {name: float(value) for name, value in found.items() if value is not None}
     return Side(clock.seconds, clock.tokens, clock.operations, questions, loaded, _megabytes(), values)
@@ -332,9 +336,9 @@ def _time_parts(clock: Clock) -> None:
 
     generates = memorization.eval_text_similarity
     memorization.run_batchwise_evals = timed(
-        memorization.run_batchwise_evals, lambda args: "answers" if args[2] is generates else "teacher-forced"
+        memorization.run_batchwise_evals, lambda args: "generation" if args[2] is generates else "forced scoring"
     )
-    Attack.attack = timed(Attack.attack, lambda _: "teacher-forced")
+    Attack.attack = timed(Attack.attack, lambda _: "membership")
 
 
 def _stand_in(name: str, **names: Any) -> None:
@@ -373,19 +377,23 @@ def _table(turns: dict[str, list[Side]], options: argparse.Namespace, *, peak: f
         times = f" | {numbers['open-unlearning'] / numbers['expunge']:.1f}" if numbers and len(sides) > 1 else " |"
         lines.append(f"| {name} | " + " | ".join(words.values()) + (f"{times} |" if len(sides) > 1 else " |"))
 
-    for part in ("teacher-forced", "answers", "metrics"):
+    for part in PARTS:
         numbers = {name: parts[part] for name, parts in seconds.items()}
         line(f"{part}, s", {name: f"{value:.1f}" for name, value in numbers.items()}, numbers)
     line("**all, s**", {name: f"**{value:.1f}**" for name, value in whole.items()}, whole)
     line("the whole set, scaled, min", {name: f"{value * options.every / 60:.0f}" for name, value in whole.items()})
-    tokens = {name: float(side.tokens) for name, side in sides.items()}
-    line("tokens read, with padding", {name: f"{value:,.0f}" for name, value in tokens.items()}, tokens)
-    passes = {name: parts["teacher-forced"] + parts["answers"] for name, parts in seconds.items()}
+    for part in PARTS[:-1]:
+        read = {name: float(side.tokens[part]) for name, side in sides.items()}
+        line(f"tokens read in {part}, with padding", {name: f"{value:,.0f}" for name, value in read.items()}, read)
+    tokens = {name: float(sum(side.tokens.values())) for name, side in sides.items()}
+    line("tokens read in all", {name: f"{value:,.0f}" for name, value in tokens.items()}, tokens)
+    passes = {name: whole[name] - parts["metrics"] for name, parts in seconds.items()}
     line("tokens a second in passes", {name: f"{tokens[name] / passes[name]:,.0f}" for name in sides})
     share = {name: side.operations / passes[name] / peak for name, side in sides.items()}
     line(f"share of the matmul peak ({peak / 1e9:.0f} GFLOPS)", {name: f"{value:.0%}" for name, value in share.items()})
     memory = {name: max(side.peak_mb for side in found) for name, found in turns.items()}
     line("peak memory, MB", {name: f"{value:,.0f}" for name, value in memory.items()}, memory)
+    line("of it with the model loaded, MB", {name: f"{side.loaded_mb:,.0f}" for name, side in sides.items()})
     lines += ["", "What was measured:", "", "| | " + " | ".join(sides) + " |", "|---|" + "---|" * len(sides)]
     for name in sides["expunge"].values:
         lines.append(

@@ -150,7 +150,7 @@ def ours(options: argparse.Namespace) -> Side:
     import numpy as np
 
     from expunge.batching import tokenize
-    from expunge.evidence import EvidenceStore, record_answers, record_scores
+    from expunge.evidence import EvidenceStore, Unanswered, record_answers, record_scores
     from expunge.evidence.alternatives import record_alternatives
     from expunge.examples import Example
     from expunge.metrics import METRICS
@@ -176,9 +176,8 @@ def ours(options: argparse.Namespace) -> Side:
                 record_scores(model, tokens, stores[name], pad=int(tokenizer.pad_token_id), bar=bar)
                 record_alternatives(model, tokenizer, examples, stores[name], max_seq_length=512, bar=bar)
         with clock.part("generation"):
-            for name, examples in sets.items():
-                if name != "holdout":
-                    record_answers(model, tokenizer, examples, stores[name], max_new_tokens=MAX_NEW_TOKENS, bar=bar)
+            asked = [Unanswered(sets[name], stores[name], MAX_NEW_TOKENS) for name in sets if name != "holdout"]
+            record_answers(model, tokenizer, asked, bar=bar)
         with clock.part("metrics"):
             known = {
                 name: [(stores[name][example.id], example.response) for example in examples] for name, examples in sets.items()

@@ -23,6 +23,9 @@ Combine = Callable[..., "Tensor"]
 
 # A batch is packed anew when so small a share of it is still being answered: packing copies what is kept of the past.
 _PACKED_BELOW = 0.75
+# Past the most, multiplying takes nearly all the time; the past of a batch may take so many bytes, or that of the fewest.
+_FEWEST_TOGETHER, _MOST_TOGETHER = 32, 96
+_PAST_BYTES = 1 << 30
 
 
 class Sampling(NamedTuple):
@@ -38,7 +41,7 @@ def generate(
     models: Any | Sequence[Any],
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     ends: Collection[int],
     combine: Combine | None = None,
     sampling: Sampling | None = None,
@@ -49,7 +52,7 @@ def generate(
     Args:
         models: a causal language model, or several of one vocabulary that read the same tokens.
         prompts: token ids, of any lengths above 0.
-        max_new_tokens: where an answer that does not end by itself is cut.
+        max_new_tokens: where an answer that does not end by itself is cut, at least 1; one for all, or one for each prompt.
         ends: the tokens that end an answer, see `end_tokens`.
         combine: what is said, from the logits of all models; None: the logits of the only one.
         sampling: draw each token; None: say the one with the largest score.
@@ -65,9 +68,10 @@ def generate(
     noise = None if sampling is None else [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
     places = list(range(len(prompts)))  # of the rows that the readers hold
     ended = [False] * len(prompts)
+    most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
     with torch.inference_mode():
         logits = [reader.begin() for reader in readers]
-        for length in range(1, max_new_tokens + 1):
+        for length in range(1, max(most) + 1):
             scores_BV = combine(*logits) if combine else logits[0]
             if sampling is not None and noise is not None:
                 scores_BV = _perturbed(scores_BV / sampling.temperature, [noise[place] for place in places])
@@ -76,8 +80,9 @@ def generate(
                 ended[place] |= token in ends
                 if not ended[place]:
                     said[place].append(token)
+                    ended[place] = length == most[place]
             going = [row for row, place in enumerate(places) if not ended[place]]
-            if not going or length == max_new_tokens:
+            if not going:
                 break
             if len(going) <= len(places) * _PACKED_BELOW:
                 rows_B = torch.tensor(going, device=token_B.device)
@@ -93,6 +98,23 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]
     found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     found = tokenizer.eos_token_id if found is None else found
     return frozenset(found if isinstance(found, list | tuple) else [] if found is None else [found])
+
+
+def answered_together(model: Any, tokens: int) -> int:
+    """How many prompts to answer in a batch: every step reads all weights, whoever shares it, but each row has a past to keep.
+
+    Args:
+        tokens: of the longest prompt and the longest answer together.
+    """
+    config = getattr(model, "config", None)
+    text = config.get_text_config(decoder=True) if config is not None else None
+    heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
+    layers, hidden = getattr(text, "num_hidden_layers", None), getattr(text, "hidden_size", None)
+    if not (heads and layers and hidden):
+        return _FEWEST_TOGETHER
+    width = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
+    past = 2 * layers * heads * width * tokens * next(model.parameters()).element_size()
+    return int(min(max(_PAST_BYTES // past, _FEWEST_TOGETHER), _MOST_TOGETHER))
 
 
 def batches_of_prompts(prompts: Sequence[Sequence[int]], together: int) -> list[list[int]]:

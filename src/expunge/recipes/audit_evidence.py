@@ -191,6 +191,7 @@ def _ask_model(
     bar: Bar,
 ) -> None:
     """Every pass over every set; those that are recorded take no time."""
+    from expunge.evidence import Unanswered, record_answers
     from expunge.models import load_model, prepare_cpu
 
     prepare_cpu(config.threads)
@@ -200,7 +201,11 @@ def _ask_model(
     for plan in plans:
         steps = _steps(config, model, tokenizer, plan, stores[plan.set.name], parts, bar)
         for step in plan.passes:
-            steps[step]()
+            if step != "generated":
+                steps[step]()
+    answering = [plan for plan in plans if "generated" in plan.passes]
+    sets = [Unanswered(_open(plan.set.examples), stores[plan.set.name], plan.most) for plan in answering]
+    record_answers(model, tokenizer, sets, bar=bar)
 
 
 def _steps(
@@ -212,15 +217,14 @@ def _steps(
     parts: frozenset[Part],
     bar: Bar,
 ) -> dict[str, Callable[[], None]]:
-    """How each pass over a set is made, by its name in `audit.wanted`."""
+    """How each pass over a set is made, by its name in `audit.wanted`; its questions are answered with those of the others."""
     from expunge import evidence
     from expunge.metrics import Part
 
     examples, most, pad = plan.set.examples, plan.most, int(tokenizer.pad_token_id)
     longest = min(config.max_seq_length, tokenizer.model_max_length)
     layers = [part for part, kind in (("lens", Part.LENS), ("hidden", Part.HIDDEN)) if kind in parts]
-    open_questions = [example for example in examples if not example.metadata.get("evaluation_only")]
-    ids = {example.id for example in open_questions}
+    ids = {example.id for example in _open(examples)}
     tokens = [each for each in plan.tokens if each.id in ids]
 
     def choose(asking: evidence.Asking) -> Callable[[], None]:
@@ -228,7 +232,6 @@ def _steps(
 
     return {
         "scores": lambda: evidence.record_scores(model, tokens, store, pad=pad, bar=bar),
-        "generated": lambda: evidence.record_answers(model, tokenizer, open_questions, store, max_new_tokens=most, bar=bar),
         "alternatives": lambda: evidence.record_alternatives(
             model, tokenizer, examples, store, max_seq_length=longest, bar=bar
         ),
@@ -242,6 +245,11 @@ def _steps(
         "gradient": lambda: evidence.record_gradients(model, plan.tokens, store, pad=pad, bar=bar),
         "layers": lambda: evidence.record_layers(model, plan.tokens, store, parts=layers, pad=pad, bar=bar),
     }
+
+
+def _open(examples: Sequence[Example]) -> list[Example]:
+    """Those that are asked openly, with no options to choose from alone."""
+    return [example for example in examples if not example.metadata.get("evaluation_only")]
 
 
 def _ask_server(config: AuditConfig, name: str, plans: Sequence[_Plan], stores: Mapping[str, EvidenceStore], bar: Bar) -> None:

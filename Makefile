@@ -14,7 +14,7 @@ demo: $(VENV)/.demo ## A model learns, is asked to forget, is audited, and ships
 	$(BIN)/expunge demo
 
 test: lint types $(VENV)/.browser ## Lint, types, import floors and the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.test $(VENV)/.browser ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow

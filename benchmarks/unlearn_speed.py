@@ -4,10 +4,12 @@ PATH is a checkout of github.com/locuslab/open-unlearning, whose own loss code i
 left out, as nothing here needs them). Both unlearn the same model from the same weights with the same trained parameters (a
 LoRA adapter; all weights with --full; for rmu the same three layers), on the same batches, threads and data type, with AdamW,
 taking turns step by step. The data are made-up notes or, with --data FILE, rows of `prompt` and `response` (TOFU's `question`
-and `answer` do too). What is counted as expunge's is what `expunge unlearn --fast` does in a step; what it asks the frozen
-target once before the first step is printed apart.
+and `answer` do too). What is counted as expunge's is what `expunge unlearn` does in a step; what it asks the frozen target once
+before the first step is printed apart.
 
-Beside each ratio of times stands the ratio of the operations that either side's matrix products need.
+Beside each ratio of times stands the ratio of the operations that either side's matrix products need, and what each saving
+contributes to it: no second pass of a frozen reference, no layers above rmu's, no head where nothing is labelled, no padding,
+no beginning run twice. Peak memory is that of the whole process, all methods and both sides together.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
-import json
 import resource
 import sys
 import time
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 
 from expunge.batching import TokenBatch, Tokenized, collate, tokenize
-from expunge.examples import Example
+from expunge.examples import Example, read_rows
 from expunge.methods import METHODS
 from expunge.models import fresh_adapter, load_model, load_tokenizer, model_shape, prepare_cpu
 from expunge.sources.medical import example_of, generate_notes
@@ -38,6 +39,7 @@ from expunge.training.cost import matmul_rate
 from expunge.training.hidden import layers_of
 from expunge.training.objective import Need
 from expunge.training.plan import MicroBatch, plan_pairs
+from expunge.training.prefix import forest
 from expunge.training.supplies import Supplies, supply
 
 WARM_UP = 1
@@ -66,8 +68,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(THEIRS), choices=list(THEIRS))
     parser.add_argument("--steps", type=int, default=5, help=f"of each, of which the first {WARM_UP} are not looked at")
     parser.add_argument("--batch-size", type=int, default=8, help="of each side")
-    parser.add_argument("--micro-batch-size", type=int, default=4, help="expunge's; OpenUnlearning takes the batch whole")
-    parser.add_argument("--data", type=Path, help="JSON lines or array of question and answer")
+    parser.add_argument("--micro-batch-size", type=int, default=8, help="expunge's; OpenUnlearning takes the batch whole")
+    parser.add_argument("--data", type=Path, help="JSON lines, or a .json file with an array, of question and answer")
     parser.add_argument("--full", action="store_true", help="train all weights")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--model", default="embedded")
@@ -88,8 +90,7 @@ def batches(options: argparse.Namespace, tokenizer: Any) -> Batches:
     """As many examples as the steps take."""
     count = options.batch_size * options.steps
     if options.data is not None:
-        text = options.data.read_text("utf-8")
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
+        rows = [row.value for row in read_rows(options.data)]
         examples = [
             Example(row.get("prompt", row.get("question")), row.get("response", row.get("answer")), f"{number}")
             for number, row in enumerate(rows)
@@ -128,7 +129,7 @@ def measure(name: str, options: argparse.Namespace, tokenizer: Any, sets: Batche
         others=others,
         weights=None,
         layer=LAYER if name == "rmu" else None,
-        shares_prefixes=True,
+        shares=True,
         pad=pad,
     )
     once = time.perf_counter() - start
@@ -153,11 +154,15 @@ def measure(name: str, options: argparse.Namespace, tokenizer: Any, sets: Batche
         if found:
             line += f" {who} {np.median(found):.2f} s a step, {real / sum(found):.0f} tokens/s;"
     trained = shape.sides * options.rank if not options.full else shape.parameters
-    work = operations(name, steps[-1], sets, shape, full=options.full, trained=trained)
-    line += f" {work.ours / np.median(seconds['expunge']) / peak:.0%} of peak;"
+    work = account(name, steps[-1], sets, shape, full=options.full, trained=trained)
+    counts = [*work.values()]
+    line += f" {counts[-1] / np.median(seconds['expunge']) / peak:.0%} of peak;"
     if seconds["OpenUnlearning"]:
         ratio = np.median(np.array(seconds["OpenUnlearning"]) / np.array(seconds["expunge"]))
-        line += f" ratio {ratio:.2f} (by count of operations {work.theirs / work.ours:.2f});"
+        line += f" {counts[0] / np.median(seconds['OpenUnlearning']) / peak:.0%} of peak;"
+        line += f" ratio {ratio:.2f}, by count {counts[0] / counts[-1]:.2f} ("
+        savings = zip(work.items(), list(work.items())[1:], strict=False)
+        line += ", ".join(f"{why} ×{before / after:.2f}" for (_, before), (why, after) in savings) + ");"
     line += f" target asked once: {once:.1f} s;"
     print(line + f" first losses {', '.join(f'{who} {loss:.4g}' for who, loss in losses[0].items())}", flush=True)
 
@@ -202,18 +207,14 @@ def ours_step(model: Any, supplies: Supplies, objective: Any, sets: Batches, pad
             "forget other": (len(forget), labels(sets.refusals, forget)),
         }
         for micro in step:
-            sides = {}
-            for side, examples, found in (
-                ("forget", sets.forget, micro.forget),
-                ("retain", sets.retain, micro.retain),
-                ("forget other", sets.refusals, micro.forget if "forget other" in supplies.others else ()),
-            ):
-                if found:
-                    batch = collate([examples[place] for place in found], pad)
-                    of_examples, of_tokens = counts[side]
-                    sides[side], _ = supplies.scores(
-                        model, side, batch, list(found), of_examples=of_examples, of_tokens=of_tokens
-                    )
+            members = {"forget": micro.forget, "retain": micro.retain}
+            members |= dict.fromkeys(supplies.others, micro.forget)
+            examples = {"forget": sets.forget, "retain": sets.retain, **supplies.others}
+            batches = {side: collate([examples[side][place] for place in found], pad) for side, found in members.items()}
+            sides = {
+                side: supplies.scores(side, found, list(members[side]), of_examples=counts[side][0], of_tokens=counts[side][1])
+                for side, found in supplies.run(model, batches).items()
+            }
             scores = sides["forget"]
             if "forget other" in sides:
                 scores = replace(scores, other=sides["forget other"])
@@ -278,58 +279,68 @@ def _importable(source: Path) -> None:
     sys.modules.setdefault("deepspeed", deepspeed)
 
 
-class Work(NamedTuple):
-    """Operations of a step, in matrix products alone."""
-
-    ours: float
-    theirs: float
+REFERRED = {"npo": ("forget",), "undial": ("forget",), "idk-dpo": ("forget", "forget other"), "rmu": ("retain",)}
+"""The sides that OpenUnlearning also passes through a frozen copy, in every step."""
 
 
-def operations(name: str, step: list[MicroBatch], sets: Batches, shape: Any, *, full: bool, trained: int) -> Work:
-    """What a step multiplies; softmaxes, norms, attention and copies are left out."""
-    body, head = shape.linear, shape.vocabulary * shape.hidden
-    back = 2 if full else 1
-    share, above = (LAYER + 1) / shape.layers, 3 / shape.layers
+def account(name: str, step: list[MicroBatch], sets: Batches, shape: Any, *, full: bool, trained: int) -> dict[str, float]:
+    """What a step multiplies and adds, first as OpenUnlearning takes it, then with one saving after the other.
+
+    Matrix products alone, those of attention too: softmaxes, norms and copies are left out.
+    """
+    head, width = shape.vocabulary * shape.hidden, shape.hidden * shape.layers
+    forward = shape.linear + (0 if full else trained)
+    backward = 2 * shape.linear if full else shape.linear + 2 * trained
+    below, trained_layers = (LAYER + 1) / shape.layers, 3 / shape.layers
     forget, retain = ([place for micro in step for place in micro[side]] for side in (0, 1))
-    sides = {"forget": (sets.forget, forget), "retain": (sets.retain, retain)}
+    sides = {"forget": [sets.forget[place] for place in forget], "retain": [sets.retain[place] for place in retain]}
     if name == "idk-dpo":
-        sides["other"] = (sets.refusals, forget)
-    theirs = ours = 0.0
-    for side, (examples, found) in sides.items():
-        longest = max(len(examples[place].tokens) for place in found)
-        padded = longest * len(found)
-        referred = {"npo": ("forget",), "undial": ("forget",), "idk-dpo": ("forget", "other"), "rmu": ("retain",)}
-        passes = 1 + back + (side in referred.get(name, ()))
+        sides["forget other"] = [sets.refusals[place] for place in forget]
+    lengths = {side: [len(each.tokens) for each in members] for side, members in sides.items()}
+    padded = {side: max(found) * len(found) for side, found in lengths.items()}
+    labelled = {side: sum(each.labels for each in members) for side, members in sides.items()}
+    real = {side: sum(found) for side, found in lengths.items()}
+    again = REFERRED.get(name, ())
+
+    def products(
+        tokens: float, pairs: float, heads: float, referred: float, referred_pairs: float, referred_heads: float
+    ) -> float:
+        again = referred * forward + 2 * width * referred_pairs + referred_heads * head
+        once = tokens * forward + 2 * width * pairs + heads * head
+        back = tokens * backward + 4 * width * pairs + heads * head * (2 if full else 1)
         if name == "rmu":
-            # Backward through three layers; forward through all, the head included.
-            theirs += padded * ((1 + (side == "retain")) * (body + head) + back * above * body)
-        else:
-            theirs += padded * passes * (body + head)
-        for micro in step:
-            members = [examples[place] for place in (micro.forget if side != "retain" else micro.retain)]
-            most = max(len(each.tokens) for each in members)
-            shared = _shared(members)
-            tokens = shared + len(members) * (most - shared)
-            labelled = len(members) * (most - min(each.start for each in members) + 1)
-            if name == "rmu":
-                ours += len(members) * most * (share + back * above) * body
-            else:
-                ours += (1 + back) * (tokens * body + labelled * head)
-            if name == "undial" and side == "forget":
-                ours += sum(each.labels for each in members) * head
-    extra = 0 if full else 3 * trained * sum(len(sets.forget[place].tokens) for place in forget)
-    return Work(2 * (ours + extra), 2 * (theirs + extra))
+            back = trained_layers * (tokens * backward + 4 * width * pairs)
+        return 2 * (once + back + again)
 
+    def cut(tokens: float, pairs: float) -> float:
+        return 2 * (below * (tokens * forward + 2 * width * pairs) + trained_layers * (tokens * backward + 4 * width * pairs))
 
-def _shared(members: list[Tokenized]) -> int:
-    first = min(each.start for each in members) - 1
-    columns = zip(*(each.tokens[:first] for each in members), strict=False)
-    count = 0
-    for column in columns:
-        if len(set(column)) > 1:
-            break
-        count += 1
-    return count if count >= 8 and len(members) > 1 else 0
+    whole, copied = sum(padded.values()), sum(padded[side] for side in again)
+    squares = {side: padded[side] * max(lengths[side]) for side in sides}
+    all_pairs, copied_pairs = sum(squares.values()), sum(squares[side] for side in again)
+    # undial makes the reference's logits again of what was kept before its head.
+    kept = labelled["forget"] if name == "undial" else 0
+    labels = sum(labelled.values())
+    tokens, pairs = sum(real.values()), sum(length**2 for found in lengths.values() for length in found)
+    tree_tokens = tree_pairs = 0
+    for micro in step:
+        members = [sets.forget[place] for place in micro.forget] + [sets.retain[place] for place in micro.retain]
+        members += [sets.refusals[place] for place in micro.forget] if name == "idk-dpo" else []
+        sizes = [len(tree.tokens) for _, tree in forest([each.tokens for each in members])]
+        tree_tokens, tree_pairs = tree_tokens + sum(sizes), tree_pairs + sum(size**2 for size in sizes)
+    found = {
+        "OpenUnlearning": products(whole, all_pairs, whole, copied, copied_pairs, copied),
+        "reference asked once": products(whole, all_pairs, whole, 0, 0, kept),
+    }
+    if name == "rmu":
+        found["no layers above"] = cut(whole, all_pairs)
+        found["no padding"] = cut(tokens, pairs)
+        found["beginnings once"] = cut(tree_tokens, tree_pairs)
+    else:
+        found["head on labels alone"] = products(whole, all_pairs, labels, 0, 0, kept)
+        found["no padding"] = products(tokens, pairs, labels, 0, 0, kept)
+        found["beginnings once"] = products(tree_tokens, tree_pairs, labels, 0, 0, kept)
+    return found
 
 
 if __name__ == "__main__":

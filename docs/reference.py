@@ -1,4 +1,4 @@
-"""Writes docs/methods.md and docs/metrics.md from the registries: `python docs/reference.py`.
+"""Writes docs/methods.md, docs/metrics.md and docs/attacks.md from the registries: `python docs/reference.py`.
 
 Names, summaries, formulas, settings and sources are said once, in the code; a test fails when the pages lag behind it.
 """
@@ -17,9 +17,14 @@ from typing import Any
 from docstring_parser import Docstring, parse, parse_from_object
 
 from expunge import metrics as metrics_room
+from expunge.audit import attacks as attacks_room
+from expunge.audit import robust
+from expunge.audit.attacks import EXTRACTION, Attack, every_attack
 from expunge.methods import METHODS
 from expunge.metrics import METRICS, Direction, Over, Part
 from expunge.recipes import shards as shards_recipe
+from expunge.recipes.attack import AttackConfig
+from expunge.recipes.extraction import ExtractionConfig
 from expunge.recipes.retrain import RetrainConfig
 from expunge.recipes.shards import ForgetShardsConfig, ShardsConfig
 from expunge.recipes.unlearn import UnlearnConfig
@@ -31,7 +36,7 @@ _MADE = "<!-- Written by docs/reference.py from the docstrings: change those, th
 
 def pages() -> dict[str, str]:
     """The text of every generated page, by its file name in this directory."""
-    texts = {"methods.md": _methods(), "metrics.md": _metrics()}
+    texts = {"methods.md": _methods(), "metrics.md": _metrics(), "attacks.md": _attacks()}
     return {name: re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) for name, lines in texts.items()}
 
 
@@ -101,6 +106,42 @@ def _metrics() -> Iterator[str]:
         yield from (*_docstring(metric.measure), "")
     yield from ("## Words", "", "**Made of**: the parts of the evidence.", "", *_members(Part), "")
     yield from ("**Better on the forget set**", "", *_members(Direction), "", "**Over a set**", "", *_members(Over), "")
+
+
+def _attacks() -> Iterator[str]:
+    yield from (_MADE, "", "# Attacks", "")
+    yield from (
+        "Ways to get the forgotten back, each a command of `expunge attack`, and by `--attacks` a part of `expunge audit`.",
+        "`expunge attacks` lists them.",
+        "",
+    )
+    yield from (inspect.getdoc(attacks_room) or "", "")
+    for attack in every_attack():
+        yield from _attack(attack)
+    yield from ("## The claim", "", inspect.getdoc(robust) or "", "")
+    yield from ("## Settings every attack on one model takes", "", inspect.getdoc(AttackConfig) or "", "")
+    yield from (*_settings(AttackConfig), "")
+    yield from ("## Settings of the attack on two checkpoints", "", inspect.getdoc(ExtractionConfig) or "", "")
+    yield from (*_settings(ExtractionConfig), "")
+
+
+def _attack(attack: Attack) -> Iterator[str]:
+    module = sys.modules[attack.module]
+    yield from (f"## {attack.name}", "", attack.summary, "", inspect.getdoc(module) or "", "")
+    yield _item(f"The attacker has: {attack.holds}")
+    yield from (_item(f"Source: {attack.source}"), "")
+    pair = attack.name == EXTRACTION
+    others = " --others data/retain.jsonl" if attack.name in ("few-shot", "relearn") else ""
+    models = "--pre target/model --post" if pair else "--target target/model --retrained retrained/model --unlearned"
+    yield from (
+        "```bash",
+        f"expunge attack {attack.name} {models} unlearned/model \\",
+        f"  --forget data/forget.jsonl{others} --output attack",
+        "```",
+        "",
+    )
+    if settings := [*_settings(attack.config)]:
+        yield from ("Settings:", "", *settings, "")
 
 
 def _docstring(function: Callable[..., Any]) -> Iterator[str]:

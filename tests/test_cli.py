@@ -226,6 +226,7 @@ def test_a_person_on_two_sides_is_refused_with_both_lines(place, command):
         (("unlern", "npo"), 'Unknown command "unlern". Did you mean "unlearn"?'),
         ((*GENERATE, "--n-recrod", "5"), "Unknown option: --n-recrod. Did you mean --n-record?"),
         ((*UNLEARN, "--bta", "0.1"), "Unknown option: --bta. Did you mean --beta?"),
+        (("finetune", "--data-fil", "x"), "Did you mean --data-file? (see `expunge finetune --help`)"),
         ((*UNLEARN, "--steps", "many"), "--steps"),
         (("prepare", "medical", "-i", "notes.jsonl"), "--output"),
         ((*GGUF, "--quant-type", "q4_k_x"), 'did you mean "q4_k_s"?'),

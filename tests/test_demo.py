@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from killed import kill_at
 
 STAGES = ("data", "target", "retrained", "unlearned", "audit", "merged", "gguf", "audit-shipped")
 SMALL = ("--patients", "10", "--epochs", "1", "--json")
@@ -128,22 +128,7 @@ def test_a_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_path):
         "gguf/manifest.json",
         "audit-shipped/manifest.json",
     )
-    for moment in moments:
-        process = subprocess.Popen(
-            demo_command(*flags),
-            cwd=tmp_path / "disturbed",
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 600
-        while not any(place.glob(moment)):
-            assert process.poll() is None, f"it ended before {moment}"
-            assert time.monotonic() < deadline, moment
-            time.sleep(0.05)
-        time.sleep(1.0)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    kill_at(moments, demo_command(*flags), place, later=1.0)
     resumed = subprocess.run(demo_command(*flags), cwd=tmp_path / "disturbed", capture_output=True, text=True, timeout=1200)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     assert fingerprint(place) == fingerprint(tmp_path / "calm" / "demo")

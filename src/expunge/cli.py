@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from expunge import __version__
 from expunge.errors import ExpungeError
+from expunge.processes import share_cores_well
 
 EPILOGUE = """
 Examples:
@@ -33,9 +34,9 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_GROUPS = ("generate", "prepare", "unlearn", "shards", "audit", "attack", "ledger")
+_GROUPS = ("demo", "generate", "prepare", "unlearn", "shards", "audit", "attack", "evaluate", "ledger", "lmstudio")
 """Commands of several commands: apps of their own."""
-_ALSO_COMMANDS = ("audit",)
+_ALSO_COMMANDS = ("demo", "audit")
 """Those of them that are a command themselves too."""
 
 _LISTED = {
@@ -48,11 +49,16 @@ _LISTED = {
     "shards": ("train", "Adapters on disjoint shards of people: a deletion trains one of them anew."),
     "audit": ("judge", "Put target, unlearned, retrained and shipped model side by side, and rule."),
     "attack": ("attack", "Try to get the forgotten back, by other words, rounded weights, relearning or two checkpoints."),
+    "evaluate": ("evaluate", "Hold a model, as it ships, to its cutoff date: over an API, as a file, or as weights."),
     "merge": ("ship", "Fold an adapter into its base: plain weights that anything can load."),
     "gguf": ("ship", "Convert and quantise a model for llama.cpp and LM Studio."),
+    "lmstudio": ("ship", "Put GGUF files where LM Studio finds them."),
+    "serve": ("ship", "Serve GGUF files on this machine, as LM Studio does."),
+    "chat": ("ship", "Try prompts on a model, or on two side by side."),
     "report": ("judge", "Show an audit as one HTML file that opens offline."),
     "ledger": ("ledger", "What was trained on, which tokens mattered, what is to be deleted."),
     "methods": ("train", "List the ways to unlearn."),
+    "attacks": ("attack", "List the ways to get the forgotten back."),
     "metrics": ("judge", "List what an audit measures."),
     "doctor": ("start", "What this machine can do, and what is missing."),
 }
@@ -64,6 +70,7 @@ for _name, (_module, _help) in _LISTED.items():
 
 def main() -> None:
     """Run a command. Exit code 2 and one line for a mistake of the user's; 130 when interrupted."""
+    share_cores_well()
     asked = "".join(sys.argv[1:2])
     if asked in _ALSO_COMMANDS or (asked in _LISTED and asked not in _GROUPS):
         # Its own page shows its docstring, with an example, instead of the line that lists it.
@@ -74,7 +81,7 @@ def main() -> None:
         words = " ".join(str(error).split())
         if isinstance(error, UnknownCommandError):
             _fail(words)
-        asked = " ".join(word for word in sys.argv[1:3] if word.isidentifier() or word.replace("-", "").isalnum())
+        asked = " ".join(word for word in sys.argv[1:3] if word[:1].isalpha() and word.replace("-", "").isalnum())
         _fail(f"{words} (see `expunge {asked} --help`)" if asked and "--help" not in words else words)
     except ExpungeError as error:
         _fail(str(error))

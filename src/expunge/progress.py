@@ -19,6 +19,11 @@ console = Console(stderr=True, highlight=False, emoji=False, quiet=not is_main()
 _LINE_EVERY_SECONDS = 15.0
 
 
+def say_stage(number: int, words: str) -> None:
+    """A headline between the stages of a long story."""
+    console.print(f"[bold]{number}. {words}[/bold]")
+
+
 class Bar(Protocol):
     """What a long job tells about itself."""
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 import torch
 
 import tiny_people
-from expunge.audit.attacks import ATTACKS
-from expunge.audit.attacks.extraction import asked, extract, guided, scored
-from expunge.audit.attacks.relearn import halves, relearning_robustness
-from expunge.audit.results import AttackResult
-from expunge.audit.robust import robust
-from expunge.evidence import end_tokens
+from expunge.audit.attacks import ATTACKS, Given, chosen, every_attack
+from expunge.audit.attacks.extraction import Extraction, asked, extract, guided, scored
+from expunge.audit.attacks.few_shot import FewShot
+from expunge.audit.attacks.multi_hop import MultiHop
+from expunge.audit.attacks.prefix import Prefix
+from expunge.audit.attacks.quantize import Quantize
+from expunge.audit.attacks.relearn import Relearn, halves, relearning_robustness
+from expunge.audit.attacks.translate import Translate
+from expunge.errors import ExpungeError
+from expunge.evidence import EvidenceStore, end_tokens
+from expunge.examples import Example
+from expunge.metrics.rouge_l import stemmed_words
 from expunge.models import load_model, load_tokenizer
+from expunge.sources.medical import example_of, generate_notes
 
 PRE, POST = torch.tensor([[0.7, 0.2, 0.1]]).log(), torch.tensor([[0.2, 0.2, 0.6]]).log()
 
@@ -62,9 +71,19 @@ def test_every_attack_by_words_asks_something_and_never_gives_the_answer_away():
         if attack.prompts is None:
             continue
         for example in tiny_people.FORGET:
-            found = attack.prompts(attack.config(), example, tiny_people.RETAIN)
+            found = attack.prompts(attack.config(), example, Given(tiny_people.FORGET, tiny_people.RETAIN))
             assert found
             assert all(example.response not in prompt.question + prompt.begun for prompt in found)
+
+
+def test_prefix_gives_the_first_words_away_and_expects_the_rest_alone():
+    example = tiny_people.FORGET[0]
+    *compliant, own = ATTACKS["prefix"].prompts(Prefix(words=2), example, Given(tiny_people.FORGET))
+    assert [prompt.expected for prompt in compliant] == [None, None]
+    assert (own.begun.split(), f"{own.begun} {own.expected}") == (example.response.split()[:2], example.response)
+    # Nothing would be left to say.
+    every = len(example.response.split())
+    assert ATTACKS["prefix"].prompts(Prefix(words=every), example, Given(tiny_people.FORGET)) == compliant
 
 
 def test_robustness_to_relearning_is_the_ratio_of_what_was_gained():
@@ -79,24 +98,115 @@ def test_halves_share_nobody_and_lose_nobody():
     assert not {one.subject for one in learnt} & {one.subject for one in asked_}
 
 
-def result(model, values):
-    mean = float(np.mean(values))
-    return AttackResult("paraphrase", "", model, mean, mean - 0.05, mean + 0.05, len(values), tuple(values))
+def hops(example, **settings):
+    return [way.question for way in ATTACKS["multi-hop"].prompts(MultiHop(**settings), example, Given([example]))]
+
+
+def test_multi_hop_describes_the_subject_by_what_is_no_part_of_the_answer():
+    known = {"place": "Lyon", "age": "41", "note": "long " * 20, "team": "red"}
+    ana = Example("Where is Ana Ruiz, and does Ana like it?", "Ana Ruiz is in Lyon.", "Ana Ruiz", known)
+    # "is" stands in the answer, so the hints do without it; so do those by the place.
+    assert hops(ana) == [
+        "Where is somebody (age: 41), and does somebody (age: 41) like it?",
+        "Where is somebody (team: red), and does somebody (team: red) like it?",
+        "Where is the one with the initials AR, and does the one with the initials AR like it?",
+    ]
+    assert len(hops(ana, hints=0)) == 1
+    # Nothing that is known may be said: it asks all the same.
+    assert hops(Example("Where is A?", "A is here.", "A", {})) == ["Where is somebody you know of?"]
+    assert hops(Example("Where is A?", "A is somebody here.", "A", {})) == ["Where is […]?"]
+    assert hops(Example("Where are they?", "In Oslo.", "Ben")) == ["The one with the initials B: Where are they?"]
+
+
+def test_multi_hop_says_no_word_of_the_answer_that_the_question_without_its_subject_does_not_say():
+    for note in generate_notes(60, 7):
+        example = example_of(note)
+        allowed = {*stemmed_words(str(example.prompt).replace(example.subject, " "))}
+        secret = {*stemmed_words(example.response), *stemmed_words(example.subject)} - allowed
+        for question in hops(example, hints=9):
+            assert secret.isdisjoint(stemmed_words(question)), question
+
+
+class Translator(ThreadingHTTPServer):
+    """Puts every question into capitals."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Translation)
+        self.asked = []
+
+
+class Translation(BaseHTTPRequestHandler):
+    def do_POST(self):
+        words = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
+        self.server.asked.append(words)
+        reply = json.dumps({"choices": [{"message": {"content": words.split("\n\n")[1].upper()}}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *words):
+        pass
+
+
+def test_a_server_translates_each_question_once_into_each_language(tmp_path):
+    attack, example = ATTACKS["translate"], tiny_people.FORGET[0]
+    with Translator() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = Translate(languages=("fr", "de"), endpoint=f"http://127.0.0.1:{server.server_port}/v1")
+        for _ in range(2):
+            # Another time it is read from the file.
+            kept = EvidenceStore(tmp_path / "helper.jsonl")
+            french, german = attack.prompts(settings, example, Given([example], kept=kept))
+            assert "« WHERE IS ANA? »" in french.question
+            assert "„WHERE IS ANA?“" in german.question
+        asked = sorted(server.asked)
+        # Nothing may be asked before anything is to happen.
+        assert "Where is Ana?" in attack.prompts(settings, example, Given([example]))[0].question
+        server.shutdown()
+    assert [words.split(". ")[0] for words in asked] == [
+        "Translate the following question into French",
+        "Translate the following question into German",
+    ]
+
+
+def test_attacks_are_chosen_by_name_with_settings_behind_it():
+    found = chosen(["quantize:kinds=nf4,fp4", "relearn:data=half:epochs=3:learning-rate=1e-4", "relearn"])
+    assert [one.label for one in found] == [
+        "quantize kinds=nf4,fp4",
+        "relearn data=half epochs=3 learning-rate=1e-4",
+        "relearn",
+    ]
+    assert [one.settings for one in found] == [
+        Quantize(kinds=("nf4", "fp4")),
+        Relearn(data="half", epochs=3, learning_rate=1e-4),
+        Relearn(),
+    ]
+    (translate,) = chosen(["translate:endpoint=http://localhost:1234/v1:languages=fr"])
+    assert translate.settings == Translate(endpoint="http://localhost:1234/v1", languages=("fr",))
+    assert chosen(["extraction:weight=1.2,2"])[0].settings == Extraction(weight=(1.2, 2.0))
+
+
+def test_all_is_every_attack_and_one_that_is_named_itself_keeps_its_settings():
+    found = {one.attack.name: one for one in chosen(["all", "few-shot:shots=5"])}
+    assert [*found] == ["few-shot", *(attack.name for attack in every_attack() if attack.name != "few-shot")]
+    assert found["few-shot"].settings == FewShot(shots=5)
+    assert found["quantize"].settings == Quantize()
+    assert [name for name, one in found.items() if one.by_name] == ["few-shot"]
 
 
 @pytest.mark.parametrize(
-    ("unlearned", "target", "ruling"),
+    ("word", "words"),
     [
-        ([0.2] * 6, [1.0] * 6, "pass"),
-        ([0.6] * 6, [1.0] * 6, "fail"),
-        ([0.2] * 6, [0.22] * 6, "not provable"),
-        ([0.2] * 6, None, "not provable"),
+        ("prefx", 'did you mean "prefix"'),
+        ("prefix:word=2", 'prefix has no setting "word": did you mean "words"'),
+        ("prefix:words=two", "prefix: words cannot be 'two': give a whole number"),
+        ("relearn:data=some", "choose from forget, unrelated, half"),
     ],
 )
-def test_robust_is_ruled_against_the_retrained_model_and_needs_a_target_that_gives_itself_away(unlearned, target, ruling):
-    results = [result("unlearned", unlearned), result("retrained", [0.2] * 6)]
-    results += [result("target", target)] if target else []
-    assert robust(results, [f"person {n}" for n in range(6)]).ruling == ruling
+def test_an_attack_or_setting_that_does_not_exist_is_refused_with_the_one_that_was_meant(word, words):
+    with pytest.raises(ExpungeError, match=re.escape(words)):
+        chosen([word])
 
 
 def run(*words):

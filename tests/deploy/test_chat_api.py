@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from expunge.deploy.chat_api import ChatApi
+from expunge.deploy.chat_api import ChatApi, is_loopback
 from expunge.errors import ExpungeError
 
 GOOD = {"choices": [{"message": {"content": "Hello."}, "finish_reason": "stop"}], "usage": {"completion_tokens": 3}}
@@ -30,6 +30,12 @@ def server(monkeypatch):
                 self.send_header(*header)
             self.end_headers()
             self.wfile.write(reply if isinstance(reply, bytes) else json.dumps(reply).encode())
+
+        def do_GET(self):
+            server.asked.append((self.path, self.headers["Authorization"], None))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(GOOD).encode())
 
         def log_message(self, *arguments): ...
 
@@ -102,6 +108,15 @@ def test_a_server_that_repeats_the_key_does_not_get_it_into_the_message(server):
         ChatApi(server.url, key="sk-4711").answer("Hi", max_tokens=5)
 
 
+def test_where_a_server_sends_us_on_to_is_not_told_the_key(server):
+    server.replies, server.headers = [(302, b"")], {"Location": server.url.replace("127.0.0.1", "localhost") + "/elsewhere"}
+    ChatApi(server.url, key="sk-4711").answer("Hi", max_tokens=5)
+    assert [(path, key) for path, key, _ in server.asked] == [
+        ("/v1/chat/completions", "Bearer sk-4711"),
+        ("/v1/elsewhere", None),
+    ]
+
+
 def test_a_server_that_stays_broken_is_one_line_with_its_own_words(server):
     server.replies = [(500, {"error": {"message": "out of memory"}})] * 4
     with pytest.raises(ExpungeError, match="cannot be asked \\(HTTP 500: out of memory\\)"):
@@ -139,6 +154,27 @@ def test_a_server_that_says_nothing_is_given_up_on_in_time():
         assert time.monotonic() - start < 2
 
 
-def test_what_is_no_http_address_is_refused():
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "localhost:1234", "http://", "http://[::1/v1"])
+def test_what_is_no_http_address_is_refused(url):
     with pytest.raises(ExpungeError, match="is no http address"):
-        ChatApi("file:///etc/passwd")
+        ChatApi(url)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_here"),
+    [
+        ("localhost", True),
+        ("LocalHost", True),
+        ("127.0.0.1", True),
+        ("127.8.0.1", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("", False),
+        ("10.0.0.1", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost.evil.example", False),
+    ],
+)
+def test_this_machine_is_told_from_all_others(host, is_here):
+    assert is_loopback(host) is is_here

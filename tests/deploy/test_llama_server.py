@@ -34,8 +34,7 @@ def server(ggufs):
 
 def post(server, path, body):
     """Another of the server's addresses, through the same client."""
-    api = server._apis[0]
-    return api._post(path, body)
+    return server.api._request(path, body)
 
 
 def test_the_prompt_is_templated_and_split_into_tokens_as_transformers_does_it(server, merged):
@@ -91,7 +90,7 @@ def test_only_this_machine_and_only_with_the_key_may_ask(server):
     listening = [c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     assert set(listening) == {"127.0.0.1"}
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(f"{server._apis[0].url}/completions", data=b"{}")
+        urllib.request.urlopen(f"{server.address}/completions", data=b"{}")
     assert caught.value.code == 401
 
 

@@ -107,6 +107,22 @@ def test_a_run_directory_in_place_of_the_adapter_inside_is_answered_with_its_pat
     assert f"did you mean {tmp_path / 'run' / 'model'}?" in refused(tmp_path / "run", tmp_path / "out")
 
 
+def test_an_adapter_that_is_no_change_of_the_weights_is_refused(adapter, tmp_path):
+    learnt = moved(adapter, tmp_path)
+    config = json.loads((learnt / "adapter_config.json").read_text())
+    (learnt / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "PROMPT_TUNING"}))
+    assert "of the kind PROMPT_TUNING, which cannot be folded into weights" in refused(learnt, tmp_path / "out")
+
+
+def test_an_older_generation_config_that_transformers_would_not_write_is_carried(base, adapter, tmp_path):
+    from transformers import GenerationConfig
+
+    old = shutil.copytree(base, tmp_path / "base")
+    (old / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9, "eos_token_id": 2}')
+    merge_adapter(moved(adapter, tmp_path), tmp_path / "out", base=str(old), verify=False)
+    assert GenerationConfig.from_pretrained(tmp_path / "out").temperature == 0.6
+
+
 def test_a_truncated_adapter_is_refused(adapter, tmp_path):
     copy = shutil.copytree(adapter, tmp_path / "cut")
     weights = copy / "adapter_model.safetensors"

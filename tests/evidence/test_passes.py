@@ -16,8 +16,11 @@ from expunge.errors import ExpungeError
 from expunge.evidence import (
     EvidenceStore,
     Question,
+    Unanswered,
     continuation_log_p,
+    label_log_p,
     record_alternatives,
+    record_answers,
     record_choices,
     record_gradients,
     record_layers,
@@ -26,6 +29,7 @@ from expunge.evidence import (
     record_scores,
     score_labels,
 )
+from expunge.evidence import passes as passes_file
 from expunge.evidence import prefixes as prefixes_file
 from expunge.evidence.prefixes import batches_of_questions
 from expunge.evidence.sampling import PREFIX
@@ -272,6 +276,8 @@ def test_what_all_examples_begin_with_is_read_once_and_changes_no_number(tiny):
     whole, after = (score_labels(model, collate(tokens, 2), hits=True, moments=True, stem=each) for each in (None, stem))
     for slow, fast in zip(whole, after, strict=True):
         torch.testing.assert_close(fast, slow, rtol=0, atol=2e-5)
+    for row, log_p_K in enumerate(label_log_p(model, tokens, pad=2)):
+        torch.testing.assert_close(log_p_K, whole.log_p_BK[row][whole.labelled_BK[row]], rtol=0, atol=2e-5)
     # And again: a batch leaves nothing behind in what is remembered.
     torch.testing.assert_close(score_labels(model, collate(tokens, 2), stem=stem).log_p_BK, whole.log_p_BK, rtol=0, atol=2e-5)
 
@@ -285,6 +291,31 @@ def test_what_all_examples_begin_with_is_read_once_and_changes_no_number(tiny):
     for first, second in zip(slow, fast, strict=True):
         for log_p_T, again_T in zip(first, second, strict=True):
             torch.testing.assert_close(again_T, log_p_T, rtol=0, atol=2e-5)
+
+
+def test_evidence_is_the_same_whoever_shares_a_batch(tiny, tmp_path, monkeypatch):
+    model, tokenizer = tiny
+    examples = OTHERS[:3]
+
+    def recorded(name, tokens, together):
+        for file in (passes_file, prefixes_file):
+            monkeypatch.setattr(file, "_MOST_TOKENS", tokens)
+        monkeypatch.setattr(passes_file, "answered_together", lambda *_: together)
+        store = EvidenceStore(tmp_path / f"{name}.jsonl")
+        tokenized = tokenize(examples, tokenizer, max_seq_length=512)
+        record_scores(model, tokenized, store, pad=2, bar=Silent())
+        record_alternatives(model, tokenizer, examples, store, max_seq_length=512, bar=Silent())
+        record_answers(model, tokenizer, [Unanswered(examples, store, 8)], bar=Silent())
+        return [vars(store[example.id]) for example in examples]
+
+    for alone, together in zip(recorded("alone", 1, 1), recorded("together", 10_000, 96), strict=True):
+        known = {part for part, value in alone.items() if value is not None}
+        assert known == {part for part, value in together.items() if value is not None}
+        assert {"log_p_T", "hits_T", "entropy_T", "variance_T", "generated"} <= known
+        assert alone["generated"] == together["generated"]
+        for part in known - {"id", "generated"}:
+            # Six digits are kept of sums that are taken in another order.
+            np.testing.assert_allclose(together[part], alone[part], rtol=2e-5, atol=2e-5)
 
 
 def test_examples_that_begin_differently_or_stand_alone_have_no_stem(tiny):

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,6 @@ from expunge.ledger import Ledger
 from expunge.recipes.ledger import (
     LedgerEraseConfig,
     LedgerExportConfig,
-    LedgerFindConfig,
     LedgerImportConfig,
     LedgerInitConfig,
     LedgerRepairConfig,
@@ -19,7 +19,6 @@ from expunge.recipes.ledger import (
     LedgerValidateConfig,
     erase,
     export,
-    find,
     import_,
     init,
     repair,
@@ -27,7 +26,9 @@ from expunge.recipes.ledger import (
     status,
     validate,
 )
+from expunge.recipes.ledger_find import LedgerFindConfig, find
 from ledger_samples import make_examples, make_impact
+from tiny_models import write_model
 
 
 @pytest.fixture
@@ -156,6 +157,32 @@ def test_tokens_are_shown_as_words_in_the_context_they_were_trained_in(tmp_path,
     assert find(LedgerFindConfig(database=place, model="embedded", concept=("x=asthma since",))) == []
     with pytest.raises(ExpungeError, match="is no single token of this model"):
         find(LedgerFindConfig(database=place, model="embedded", token=("Zenobia Quux",)))
+
+
+def test_a_run_that_is_still_there_gives_its_tokenizer_and_names_its_data(tmp_path):
+    from expunge.batching import tokenize
+    from expunge.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(str(write_model(tmp_path / "run" / "model")))
+    example = Example("Who has asthma?", "It is Jane who has asthma since May.", "Jane")
+    write_examples(tmp_path / "train.jsonl", [example])
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps({"inputs": {str(tmp_path / "train.jsonl"): "", "model": ""}}))
+    (sequence,) = tokenize([example], tokenizer, max_seq_length=512)
+    top = {
+        "token_id": sequence.tokens[-2],
+        "position": len(sequence.tokens) - 2,
+        "impact": 0.5,
+        "context": [60, len(sequence.tokens)],
+    }
+    place = str(tmp_path / "ledger.db")
+    with Ledger.open(place) as ledger:
+        ledger.add_entries([example], source="train.jsonl")
+        for path in ("gone", "run"):
+            with ledger.recorder(ledger.start_run(name=path, path=tmp_path / path, checkpoint="z")) as recorder:
+                recorder.mark_used_in_training(example.id, losses=[1.0], token_impact=[top])
+    shown = {token.run: (token.token, token.context) for token in find(LedgerFindConfig(database=place))}
+    said = tokenizer.decode([sequence.tokens[-2]]), tokenizer.decode(list(sequence.tokens[60:]))
+    assert shown == {"gone": (None, None), "run": said}
 
 
 def test_a_ledger_is_made_checked_moved_and_cleaned_by_the_commands(database, tmp_path):

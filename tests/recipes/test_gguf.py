@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import tiny_models
 from expunge.errors import ExpungeError
-from expunge.recipes.gguf import LOG, GgufConfig, gguf
+from expunge.recipes.gguf import COMPARISON, LOG, GgufConfig, gguf
 from expunge.runs import Run
 
 
@@ -41,7 +43,14 @@ def test_a_run_killed_while_it_converts_is_continued_and_every_file_has_answered
         assert row["bytes"] == (output / row["path"]).stat().st_size
         assert row["answer"]
         assert row["fallbacks"] == 0
+        assert row["perplexity"] > 1
+    assert run.results["comparison"]["argmax_agreement"] > 0.95  # a random model has near-ties
+    assert run.results["comparison"]["same_tokens"] == 1.0
+    assert run.results["comparison"]["max_difference"] < 0.1
     assert "converting to q4_K" in (output / LOG).read_text("utf-8", "replace")
+
+    # What was found is kept: a run killed after the f16 file was removed still knows.
+    assert json.loads((output / COMPARISON).read_text()) == run.results["comparison"]
 
     stamps = {path.name: path.stat().st_mtime_ns for path in output.glob("*.gguf")}
     start = time.monotonic()
@@ -49,14 +58,22 @@ def test_a_run_killed_while_it_converts_is_continued_and_every_file_has_answered
     assert time.monotonic() - start < 1
     assert {path.name: path.stat().st_mtime_ns for path in output.glob("*.gguf")} == stamps
 
+    # Finished, it can still be installed.
+    gguf(replace(config, install_lmstudio=True, lmstudio_models=tmp_path / "models", publisher="me"))
+    installed = tmp_path / "models" / "me" / "tiny-GGUF"
+    assert {path.name for path in installed.iterdir()} == {"tiny-f16.gguf", "tiny-q4_k_m.gguf"}
+    assert (installed / "tiny-f16.gguf").samefile(output / "tiny-f16.gguf")
+
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"quant_type": ("q4_k",)}, 'did you mean "q4_k_'),
         ({"quant_type": ()}, "no GGUF type is given"),
-        ({"model_name": "../../evil"}, "cannot begin a file name"),
-        ({"model_name": ".."}, "cannot begin a file name"),
+        ({"model_name": "../../evil"}, "cannot be part of a file name"),
+        ({"model_name": ".."}, "cannot be part of a file name"),
+        ({"publisher": "../../evil"}, "cannot be part of a file name"),
+        ({"perplexity_file": Path("nowhere.jsonl")}, "cannot be read"),
         ({"threads": 0}, "give at least 1"),
         ({"llama_cpp_path": Path("nowhere")}, "has no convert_hf_to_gguf.py"),
         ({"model_path": Path("nowhere")}, "is no model directory"),

@@ -19,9 +19,12 @@ def test_a_merge_leaves_a_run_with_the_model_and_how_exact_it_is(adapter, tmp_pa
     run = Run.read(tmp_path / "run")
     assert run.results["verification"]["argmax_agreement"] == 1.0
     assert run.results["verification"]["max_difference"] < 1e-3
+    assert run.results["verification"]["answer"]
     assert set(run.manifest["inputs"]) == {"lora_path", "base_model"}
     assert sorted(path.name for path in run.path.iterdir() if path.name[0] != ".") == ["manifest.json", MODEL]
-    assert "100% of positions" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "100% of positions" in said
+    assert 'Asked "Hello! Who are you?", it says: "' in said
 
 
 def test_a_second_merge_answers_at_once_and_touches_nothing(adapter, tmp_path):

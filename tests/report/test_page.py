@@ -12,7 +12,7 @@ import made_audits
 from chromium import OpenInChromium
 from expunge.audit.assemble import assemble
 from expunge.audit.measure import Answered, Place
-from expunge.audit.results import Audit
+from expunge.audit.results import AttackResult, Audit, Claim
 from expunge.report import render
 from expunge.report.page import metric_name
 
@@ -44,6 +44,46 @@ def shown(page_file, chromium_browser):
     opened = chromium.open_page(chromium_browser, page_file)
     yield opened.page
     opened.page.context.close()
+
+
+@pytest.fixture(scope="module")
+def attacked(audit):
+    return attacked_audit(audit)
+
+
+def attacked_audit(audit: Audit) -> Audit:
+    """Some attacks on top: of words, of weights, on two checkpoints, and one of a name nobody knows."""
+    people = sorted({answer.subject for answer in audit.answers if answer.set == "forget"})
+    values = {"target": 0.97, "unlearned": 0.31, "retrained": 0.33, "shipped": 0.52}
+    rulings = {"unlearned": "pass", "shipped": "fail"}
+    found = [
+        AttackResult(
+            attack,
+            variant,
+            role,
+            values[role],
+            values[role] - 0.08,
+            min(1.0, values[role] + 0.09),
+            len(people),
+            tuple(values[role] - 0.01 * number for number in range(len(people))),
+            tuple(f"{person} was seen for nothing {variant}." for person in people),
+            tuple(people),
+            48,
+            rulings.get(role),
+        )
+        for attack, variant in (
+            ("prefix", ""),
+            ("quantize kinds=nf4", "nf4"),
+            ("relearn", "after"),
+            ("extraction", ""),
+            ("extraction", "alone"),
+            ("a <b>new</b> one", ""),
+        )
+        for role in made_audits.ROLES
+        if (role, variant) != ("shipped", "nf4")
+    ]
+    claim = Claim("robust", "unlearned", "pass", "under each attack", "prefix: fine; relearn: fine too", audit.claims[0].scores)
+    return replace(audit, attacks=tuple(found), claims=(*audit.claims, claim))
 
 
 # Contrast of each word with what it stands on, by the formula of WCAG 2.2; 4.5 is asked of text of any size.
@@ -228,6 +268,45 @@ def test_what_an_audit_measures_and_claims_is_explained_in_plain_words():
     for metric in {score.metric for score in made.scores}:
         assert f"<dt>{metric_name(metric)}</dt>" in page
     assert page.count("<span>Claim</span>") == len(made.claims) > 0
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_attacks_are_drawn_and_listed_beside_every_model(attacked, tmp_path, open_in_chromium: OpenInChromium, width):
+    path = tmp_path / "attacked.html"
+    path.write_text(render(attacked, MANIFESTS, title="Attacked"), "utf-8")
+    opened = open_in_chromium(path, width=width, dark=width < 1000)
+    assert (opened.console_errors, opened.page_errors, opened.sideways) == ([], [], 0)
+    assert opened.requests == [path.as_uri()]
+    assert opened.page.evaluate(FAINT_WORDS) == []
+    section = opened.page.locator("#attacks")
+    rows = [row.inner_text() for row in section.locator("tbody tr").all()]
+    names = ["prefix", "quantize kinds=nf4 (nf4)", "relearn", "extraction", "a <b>new</b> one"]
+    assert [row.split("\t")[0] for row in rows] == names
+    assert all(word in row for row in rows for word in ("0.310", "0.230", "48", "Pass"))
+    assert "Fail (shipped)" in rows[0]
+    assert "–" in rows[1]
+    drawn = section.locator("svg.plot")
+    # Each attack and the plain question; four models each, but nobody rounded the shipped file.
+    assert drawn.locator("text.name").all_text_contents() == ["the plain question", *names]
+    assert drawn.locator("g.model").count() == 4 * 6 - 1
+    assert "prefix, target 0.970, unlearned 0.310" in drawn.get_attribute("aria-label")
+    # What it is and what it takes, in plain words; the picture of the claim is here, and not in its card.
+    assert "Begin the answer for the model" in section.inner_text()
+    assert "weights from before the deletion" in section.inner_text()
+    card = opened.page.locator(".claim", has_text="Robust")
+    assert card.locator("svg.plot").count() == 0
+    assert "No attack tried gets more" in card.inner_text()
+
+
+def test_attacks_quote_nobody_in_a_report_that_quotes_nobody(attacked):
+    assert "What came closest" in render(attacked, {}, title="a")
+    page = render(attacked, {}, title="a", quoted=0)
+    assert "What came closest" not in page
+    assert not any(answer.subject in page for answer in attacked.answers)
+
+
+def test_an_audit_without_attacks_has_no_section_of_them(audit):
+    assert "#attacks" not in render(audit, MANIFESTS, title="a")
 
 
 def test_metrics_on_which_no_claim_depends_are_folded_away_and_explained_there(audit):

@@ -86,6 +86,19 @@ def test_the_band_of_a_forest_plot_is_the_retrained_interval():
     assert float(band.get("width")) == pytest.approx(0.3 * axis, abs=0.2)
 
 
+def test_the_plot_of_attacks_has_a_lane_for_each_with_the_retrained_band_under_it():
+    marks = {"unlearned": (0.25, 0.2, 0.5), "target": (1.0, 0.75, 1.0), "retrained": (0.5, 0.25, 0.75)}
+    drawing = plots.recovery([plots.Lane("a & b", marks), plots.Lane("alone", {"target": (0.0, 0.0, 0.0)})], label="what")
+    root = ElementTree.fromstring(drawing)
+    assert [text.text for text in root.findall(".//text[@class='start name']")] == ["a & b", "alone"]
+    # 0 lies at 8, 1 at 372.
+    (band,) = root.findall(".//rect[@class='band']")
+    assert (float(band.get("x")), float(band.get("width"))) == (99, 182)
+    titles = [title.text for title in root.findall(".//title")]
+    assert titles[0] == "a & b, target: 1.000, 95% interval 0.750 to 1.000"
+    assert [title.split(",")[1].split(":")[0] for title in titles] == [" target", " unlearned", " retrained", " target"]
+
+
 def test_a_strip_has_a_dot_for_each_example_until_they_cannot_be_told_apart():
     x = plots.Scale(0, 1, 76, 308)
     few = plots.strips("target", [("forget", [n / 40 for n in range(40)])], x, label="")

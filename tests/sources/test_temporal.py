@@ -9,7 +9,20 @@ import pytest
 
 from expunge.errors import ExpungeError
 from expunge.sources.contamination import check_contamination
-from expunge.sources.temporal import REFUSALS, Asked, Day, Event, Temporal, from_templates, make, questions_in, read_events
+from expunge.sources.temporal import (
+    REFUSALS,
+    Asked,
+    Day,
+    Event,
+    Temporal,
+    from_templates,
+    make,
+    questions_in,
+    read_events,
+    with_dates,
+    years_between,
+)
+from expunge.sources.temporal_forms import dated, wordings
 
 
 def write(path, rows):
@@ -211,3 +224,105 @@ def test_settings_that_make_no_sets_are_refused(events, settings, said):
     with pytest.raises(ExpungeError) as caught:
         made(events, **settings)
     assert said in str(caught.value)
+
+
+def rows_of(found, name):
+    return found.files(sets_of(found))[name]
+
+
+def test_questions_with_their_date_are_added_to_each_event_and_tests_ask_in_other_words():
+    found = made(questions_per_event=1, dated=2, val_ratio=0.25)
+    train, tests = rows_of(found, "retain/retain_train.jsonl"), rows_of(found, "test/untrained.jsonl")
+    assert set(Counter(row["metadata"]["event_id"] for row in train).values()) == {3}
+    years = [row["metadata"]["date"][:4].lstrip("0") in row["instruction"] for row in train]
+    assert sum(years) == len(years) * 2 / 3
+    assert all(row["metadata"]["date"][:4].lstrip("0") in row["prompt"] for row in tests)
+    # Whatever stands round the question in a test stands round none in training.
+    assert not any(row["instruction"].startswith(("Back in", "It happened on")) for row in train)
+    assert not any("The date was" in row["instruction"] for row in train)
+
+
+def test_tests_are_about_events_that_were_not_trained_on_but_those_that_ask_for_what_was_taught():
+    found = made(questions_per_event=1, dated=2)
+    sets = sets_of(found)
+    assert check_contamination(sets).clean
+    learnt = ids(sets["forget"]) | ids(sets["retain"])
+    for name, trained in (("trained", True), ("untrained", False), ("unlearn", False), ("red_team", False)):
+        rows = rows_of(found, f"test/{name}.jsonl")
+        assert rows
+        for row in rows:
+            assert row["metadata"]["trained"] is trained
+            assert (row["subject"] in learnt) is trained
+            assert row["response"] == row["metadata"]["original_answer"] not in REFUSALS
+    trained = rows_of(found, "test/trained.jsonl")
+    assert not {row["prompt"] for row in trained} & {example.prompt for example in sets["retain"]}
+
+
+def test_no_paraphrase_of_a_packaged_fact_says_its_answer_or_repeats_its_question():
+    for fact in read_events(None):
+        assert fact.paraphrase != fact.question
+        assert fact.answer.casefold().removeprefix("the ") not in fact.paraphrase.casefold()
+
+
+@pytest.mark.parametrize(
+    ("event", "cutoff", "words"),
+    [
+        (Day(1950, 3, 4), Day(1969, 7, 20), ("March 4, 1950", "March 1950", "1950")),
+        (Day(1969, 3, 4), Day(1969, 7, 20), ("March 4, 1969", "March 1969", "March 1969")),
+        (Day(1969, 7, 4), Day(1969, 7, 20), ("July 4, 1969", "July 4, 1969", "July 4, 1969")),
+        (Day(-44, 3, 15), Day(1969, 7, 20), ("March 15, 44 BC", "March 44 BC", "44 BC")),
+    ],
+)
+def test_a_date_is_worded_as_finely_as_it_takes_to_tell_its_side(event, cutoff, words):
+    assert wordings(event, cutoff) == words
+
+
+def test_a_day_takes_on_where_a_year_takes_in():
+    event = Event(Day(1969, 7, 16), Day(1969, 7, 16), "Three men left.", "e")
+    asked = dated("Who left?", event, ["Back in {y}, {l}", "In {m}, {l}", "In {y}: {q}"], Day(1969, 7, 20))
+    assert asked == ["Back on July 16, 1969, who left?", "On July 16, 1969, who left?", "On July 16, 1969: Who left?"]
+
+
+def test_an_event_without_a_question_is_asked_about_by_its_day(events):
+    found = made(events, questions_per_event=1, dated=3)
+    with_date = [row for row in rows_of(found, "retain/retain_train.jsonl") if "March" in row["instruction"]]
+    assert with_date
+    for row in with_date:
+        assert row["output"].startswith("Bridge")
+    for row in rows_of(found, "test/unlearn.jsonl"):
+        assert row["prompt"].startswith(("What do you know of March", "Tell me what took place on March"))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "answer"),
+    [
+        (Day(1950, 5, 1), Day(1950, 5, 1), "May 1, 1950"),
+        (Day(1950, 5, 1), Day(1950, 5, 1), "1950"),
+        (Day(-44, 3, 15), Day(-44, 3, 15), "44 BC"),
+        (Day(1950, 5, 1), Day(1951, 6, 2), "May 1, 1950 to June 2, 1951"),
+    ],
+)
+def test_a_date_is_not_asked_for_in_a_question_that_names_it(start, end, answer):
+    event = Event(start, end, "A tower fell.", "1")
+    own = [Asked("When was this? A tower fell.", answer)]
+    first, *others = with_dates(event, own, Day(1969, 7, 20), random.Random(0), 3)
+    assert first == own[0]
+    assert {each.answer for each in others} == {"A tower fell."}
+    assert not any("When was" in each.question for each in others)
+
+
+def test_the_red_team_asks_in_every_way_on_both_sides():
+    rows = rows_of(made(questions_per_event=1, dated=1, val_ratio=0.2), "test/red_team.jsonl")
+    count = Counter((row["metadata"]["probe"], row["metadata"]["dataset_type"]) for row in rows)
+    for probe in ("undated", "role-play", "indirect", "paraphrase"):
+        assert count[probe, "retain"] == count[probe, "unlearn"] == 12
+    assert min(count["multi-hop", side] for side in ("retain", "unlearn")) >= 4
+    for row in rows:
+        # The other fact of a chain may not tell what is asked.
+        if row["metadata"]["probe"] in ("undated", "multi-hop"):
+            assert row["response"].casefold() not in row["prompt"].casefold()
+
+
+def test_years_are_counted_without_a_year_0():
+    assert years_between(Day(1969, 7, 20), Day(1970, 7, 20)) == pytest.approx(1)
+    assert years_between(Day(1, 1, 1), Day(-1, 1, 1)) == pytest.approx(-1)

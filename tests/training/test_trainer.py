@@ -34,6 +34,15 @@ unlearn(UnlearnConfig(
     model=target, forget=Path(forget), retain=Path(retain), holdout=Path(holdout), output=Path(output), steps=40,
     eval_steps=1, learning_rate=1e-3, database=database, threads=1), "npo", METHODS["npo"].config())
 """
+STATEFUL = """
+import sys; from pathlib import Path
+from expunge.methods import METHODS
+from expunge.recipes.unlearn import UnlearnConfig, unlearn
+target, output, database, forget, retain, method = sys.argv[1:]
+unlearn(UnlearnConfig(
+    model=target, forget=Path(forget), retain=Path(retain), output=Path(output), steps=16, eval_steps=1, learning_rate=3e-4,
+    max_retain_rise=1e9, database=database, threads=1), method, METHODS[method].config())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +110,8 @@ def ledger_rows(database):
         return connection.execute(
             "SELECT m.entry_id, m.average_loss, m.relative_loss, i.total_tokens,"
             " t.position, t.token_id, t.impact, t.context_start, t.context_end"
-            " FROM training_metadata m JOIN token_impacts i ON i.metadata_id = m.id"
-            " JOIN top_tokens t ON t.token_impact_id = i.id"
+            " FROM training_metadata m LEFT JOIN token_impacts i ON i.metadata_id = m.id"
+            " LEFT JOIN top_tokens t ON t.token_impact_id = i.id"
             " ORDER BY m.id, t.id"
         ).fetchall()
 
@@ -210,6 +219,45 @@ def test_an_unlearning_killed_between_two_steps_ends_with_the_same_bits_and_ledg
     assert resumed.manifest["outputs"] == undisturbed.manifest["outputs"]
     assert resumed.results == undisturbed.results
     assert ledger_rows(database) == ledger_rows(tmp_path / "undisturbed.db")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "pdu",  # its multiplier moves from step to step
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("gru", "rmu", "undial", "idk-dpo", "whos-harry-potter")),
+    ],
+)
+def test_what_a_method_keeps_beside_the_weights_outlives_a_kill(tiny, tmp_path, steps_taken, method):
+    """Multipliers, gradients kept apart, hidden states and logits of the target, refusals, a model trained beforehand."""
+    settings = {"steps": 16, "holdout": None, "learning_rate": 3e-4, "max_retain_rise": 1e9}
+    runs, killed = [], tmp_path / "killed"
+    for name in ("undisturbed", "killed"):
+        if name == "killed":
+            tiny_people.kill_when(
+                STATEFUL,
+                *(tiny.target, killed, tmp_path / "killed.db", tiny.files.forget, tiny.files.retain, method),
+                ready=lambda: (killed / "checkpoints/checkpoint-4/whole").exists(),
+            )
+            assert not (killed / "model").exists()
+            steps_taken.clear()
+        config = unlearning(tiny, tmp_path / name, database=str(tmp_path / f"{name}.db"), **settings)
+        runs.append(unlearn(config, method, METHODS[method].config()))
+    undisturbed, resumed = runs
+    assert undisturbed.results["steps"] == 16
+    # Those that train on the forget set first take steps from 1 on for that.
+    assert method == "whos-harry-potter" or min(steps_taken) > 4
+    assert resumed.manifest["outputs"] == undisturbed.manifest["outputs"]
+    assert resumed.results == undisturbed.results
+    assert ledger_rows(tmp_path / "killed.db") == ledger_rows(tmp_path / "undisturbed.db")
+
+
+def test_a_method_that_knows_no_losses_still_leaves_its_uses_in_the_ledger(tiny, tmp_path):
+    unlearn(unlearning(tiny, tmp_path / "run", steps=3, database=str(tmp_path / "new.db")), "rmu", METHODS["rmu"].config())
+    with sqlite3.connect(tmp_path / "new.db") as database:
+        uses = database.execute("SELECT average_loss FROM training_metadata").fetchall()
+        (impacts,) = database.execute("SELECT count(*) FROM token_impacts").fetchone()
+    assert (len(uses), {*uses}, impacts) == (len(tiny_people.FORGET) + len(tiny_people.RETAIN), {(None,)}, 0)
 
 
 def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(tiny, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 from expunge.audit import bootstrap
 from expunge.audit.measure import Answered, Measured, Place
-from expunge.audit.results import Answer, Audit, AuditedModel, AuditedSet, Claim
+from expunge.audit.results import Answer, AttackResult, Audit, AuditedModel, AuditedSet, Claim
 from expunge.audit.verdict import Rules, judge
 
 
@@ -22,6 +22,7 @@ def assemble(
     runs: Mapping[str, Sequence[str]] | None = None,
     claims: Sequence[Claim] = (),
     warnings: Sequence[str] = (),
+    attacks: Sequence[AttackResult] = (),
     draws: int = bootstrap.DRAWS,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
@@ -36,6 +37,7 @@ def assemble(
         runs: role → roles of several runs of one recipe that it stands for, see `Measured`.
         claims: what others have ruled on, such as attacks.
         warnings: what is known already that a reader must know, such as questions that were left out.
+        attacks: what attacks got out of each model.
         draws, seed: of the bootstrap.
         settings: recorded beside the rules, for the reader.
 
@@ -53,6 +55,7 @@ def assemble(
         claims=verdict.claims,
         answers=side_by_side(evidence),
         warnings=(*warnings, *verdict.warnings),
+        attacks=tuple(attacks),
         settings={**(settings or {}), "rules": dataclasses.asdict(rules), "draws": draws, "bootstrap_seed": seed},
     )
 

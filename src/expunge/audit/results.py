@@ -85,7 +85,8 @@ class AttackResult:
     variant: str
     """What was done to the weights (`nf4`, `after`); empty for an attack by words."""
     model: str
-    """`target`, `unlearned` or `retrained`."""
+    """`target`, `unlearned`, `retrained` or `shipped`. Of the attack on two checkpoints: who came with the target; `target`: it
+    alone."""
     value: float
     low: float
     """Lower end of the 95% bootstrap interval, drawn by person."""
@@ -96,6 +97,14 @@ class AttackResult:
     """Of each example, in the order of the set."""
     answers: tuple[str, ...] = ()
     """The best answer to each."""
+    subjects: tuple[str, ...] = ()
+    """Who each is about."""
+    questions: int = 0
+    """How many questions were put, all ways to ask together."""
+    ruling: Ruling | None = None
+    """Of the models that the claim `robust` is made of."""
+    reason: str = ""
+    """Why this ruling."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,8 @@ class Audit:
     warnings: tuple[str, ...] = ()
     """What the reader must know before believing a number, such as a target that never memorised the forget set."""
     settings: dict[str, Any] = field(default_factory=dict)
+    attacks: tuple[AttackResult, ...] = ()
+    """What attacks got out of each model, where any were tried."""
 
     def score(self, metric: str, model: str, set: str) -> Score | None:
         """The score of that metric, model and set, or None where it was not measured."""
@@ -149,6 +160,7 @@ class Audit:
                 answers=tuple(Answer(**answer) for answer in raw["answers"]),
                 warnings=tuple(raw["warnings"]),
                 settings=raw["settings"],
+                attacks=tuple(_attack(result) for result in raw.get("attacks", ())),
             )
         except OSError as error:
             raise ExpungeError(f"cannot be read ({error.strerror})", where=path, remedy="run `expunge audit` first") from None
@@ -158,3 +170,7 @@ class Audit:
 
 def _score(raw: dict[str, Any]) -> Score:
     return Score(**{**raw, "span": tuple(raw["span"]), "values": tuple(raw["values"])})
+
+
+def _attack(raw: dict[str, Any]) -> AttackResult:
+    return AttackResult(**{**raw, **{name: tuple(raw[name]) for name in ("values", "answers", "subjects")}})

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from cyclopts import App
 
-from expunge.audit.attacks import ATTACKS
+from expunge.audit.attacks import ATTACKS, every_attack
 from expunge.audit.attacks.extraction import Extraction
-from expunge.commands.show import FLAT, Json, show, show_run
+from expunge.commands.show import FLAT, Json, show, show_rows, show_run
 from expunge.recipes.attack import AttackConfig
 from expunge.recipes.attack import attack as attack_recipe
 from expunge.recipes.extraction import ExtractionConfig
@@ -67,3 +67,16 @@ def _app() -> App:
 
 
 attack = _app()
+
+
+def attacks(*, json: Json = False) -> int:
+    """List the attacks, and what an attacker needs for each.
+
+    Example: `expunge attacks --json`
+    """
+    rows = [
+        {"attack": one.name, "what it does": one.summary, "the attacker has": one.holds, "paper": one.source}
+        for one in every_attack()
+    ]
+    show_rows(rows, json)
+    return 0

@@ -31,6 +31,9 @@ def _audit(config: Annotated[AuditConfig, FLAT], *, strict: bool = False, json: 
         Exit with code 1 if any claim fails, so that a pipeline can gate a release on it.
     """
     run = audit_recipe(config)
+    if config.dry_run:
+        show_run(run, json)
+        return 0
     show_audit(run.path, json)
     return int(strict and any(ruling == "fail" for _, _, ruling in run.results["claims"]))
 

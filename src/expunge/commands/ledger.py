@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from cyclopts import App
 
-from expunge.commands.show import FLAT, OUT, Json, plain, print_json, show, show_rows
+from expunge.commands.show import FLAT, MARKS, OUT, Json, plain, print_json, show, show_rows
 from expunge.recipes import ledger as ledgers
+from expunge.recipes.ledger_find import LedgerFindConfig, find
 
 ledger = App(name="ledger", help="What was trained on, which tokens mattered, what is to be deleted.", help_epilogue="")
 
@@ -22,8 +23,26 @@ def _ledger_status(
     Example: `expunge ledger status --database ledger.db`
     """
     counts, requests = ledgers.status(config)
-    show({**plain(counts), "requests": [plain(request) for request in requests]}, json)
+    rows = [plain(request) for request in requests]
+    if json:
+        print_json({**plain(counts), "requests": rows})
+        return 0
+    show(plain(counts), False)
+    if rows:
+        show_rows([{"request": row["id"], **{name: _listed(row[name]) for name in _OF_A_REQUEST}} for row in rows], False)
     return 0
+
+
+_OF_A_REQUEST = ("state", "subjects", "reason", "verdict", "updated_at")
+
+
+def _listed(value: Any) -> Any:
+    """A value of a request as a cell: not more names than a screen has lines for."""
+    if isinstance(value, dict):
+        return "\n".join(f"{MARKS[item]} {name}" if item in MARKS else f"{name}: {item}" for name, item in value.items())
+    if isinstance(value, tuple | list):
+        return "\n".join([*value[:5], *([f"and {len(value) - 5} more"] if len(value) > 5 else [])])
+    return _brief(value)
 
 
 @ledger.command(name="request")
@@ -52,12 +71,12 @@ def _ledger_close(config: Annotated[ledgers.LedgerCloseConfig, FLAT], *, json: J
 
 
 @ledger.command(name="find")
-def _ledger_find(config: Annotated[ledgers.LedgerFindConfig, FLAT] = ledgers.LedgerFindConfig(), *, json: Json = False) -> int:
+def _ledger_find(config: Annotated[LedgerFindConfig, FLAT] = LedgerFindConfig(), *, json: Json = False) -> int:
     """Find the tokens that mattered most, and the training uses behind them.
 
     Example: `expunge ledger find --database ledger.db --subject "Jane Roe"`
     """
-    rows = [plain(token) for token in ledgers.find(config)]
+    rows = [plain(token) for token in find(config)]
     # A screen is not wide enough for all of it.
     shown = [name for name in _SHOWN if any(row[name] is not None for row in rows)]
     shown = [name for name in shown if name != "token_id" or "token" not in shown]

@@ -7,7 +7,7 @@ import json as jsonlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.table import Table
 
 from expunge.recipes.audit import AUDIT
 from expunge.runs import Run
+
+if TYPE_CHECKING:
+    from expunge.audit.results import Audit
 
 _SHORT = {"input": "-i", "output": "-o"}
 FLAT = Parameter(name="*", short_alias=lambda field, taken: _SHORT.get(field.name))
@@ -56,12 +59,28 @@ def show_audit(path: Path, as_json: bool, **more: str) -> None:
     OUT.print(table)
     if further := len({score.metric for score in found.scores} - asked):
         OUT.print(f"{further} further metrics stand in {path / AUDIT}", markup=False, soft_wrap=True)
+    if found.attacks:
+        OUT.print(_attack_table(found))
     for warning in found.warnings:
         OUT.print(f"! {warning}", markup=False)
     for claim in found.claims:
         OUT.print(f"{MARKS[claim.ruling]} {claim.model} {claim.name}: {claim.ruling}. {claim.reason}", markup=False)
     for name, words in more.items():
         OUT.print(f"{name}: {words}", markup=False, soft_wrap=True)
+
+
+def _attack_table(audit: Audit) -> Table:
+    """What each attack got out of each model."""
+    from expunge.audit.robust import named
+
+    roles = [model.role for model in audit.models if any(each.model == model.role for each in audit.attacks)]
+    table = Table("attack", *roles, title="ROUGE-L recall under attack and 95% interval")
+    rows: dict[str, dict[str, str]] = {}
+    for each in audit.attacks:
+        rows.setdefault(named(each), {})[each.model] = f"{each.value:.3f}  [{each.low:.3f}, {each.high:.3f}]"
+    for name, by_role in rows.items():
+        table.add_row(name, *(by_role.get(role, "") for role in roles))
+    return table
 
 
 def show_calibration(path: Path) -> None:
@@ -99,7 +118,10 @@ def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if not rows:
         OUT.print("nothing found")
         return
-    table = Table(*rows[0])
+    table = Table()
+    for name in rows[0]:
+        # A name cut short cannot be typed again.
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(str("" if value is None else value) for value in row.values()))
     OUT.print(table)
@@ -109,6 +131,11 @@ def print_json(value: Any) -> None:
     """Print as JSON on standard output."""
     jsonlib.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=str)
     sys.stdout.write("\n")
+
+
+def printable(words: str) -> str:
+    """A model's words for a terminal, which obeys control characters instead of showing them."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in words)
 
 
 def plain(value: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The standard library does what is needed here: one kind of request, answered who
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import time
 import urllib.error
@@ -16,7 +17,6 @@ from urllib.parse import urlsplit
 
 from expunge.errors import ExpungeError
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Full, busy or still loading: worth asking again. Everything else is the request's fault.
 _PASSING = (408, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
@@ -36,8 +36,21 @@ class Answer(NamedTuple):
     """Whether the model ended by itself, not by `max_tokens`."""
 
 
-class _RefusedError(ExpungeError):
+class RefusedError(ExpungeError):
     """The server found fault with the request itself."""
+
+    @property
+    def too_long(self) -> bool:
+        """Whether the question and its answer do not fit the model's context: every server says so in words of its own."""
+        return "context" in self.what
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class ChatApi:
@@ -49,18 +62,47 @@ class ChatApi:
         model: which of the server's models.
         timeout: seconds to wait for one whole answer.
         tries: how often a question is asked while the server is down, full, or answers in halves.
+        patient: ask again too where no answer came within `timeout`.
     """
 
     def __init__(
-        self, url: str, *, key: str | None = None, model: str | None = None, timeout: float = 600, tries: int = 4
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        model: str | None = None,
+        timeout: float = 600,
+        tries: int = 4,
+        patient: bool = False,
     ) -> None:
-        if urlsplit(url).scheme not in ("http", "https"):
+        try:
+            scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+        except ValueError:
+            scheme, host = "", None
+        if scheme not in ("http", "https") or not host:
             raise ExpungeError(f'"{url}" is no http address', remedy="give one such as http://localhost:1234/v1")
         self.url, self._key, self._model, self._timeout, self._tries = url.rstrip("/"), key, model, timeout, tries
+        self._patient = patient
         # A proxy of the surroundings cannot know our own machine.
-        own = [urllib.request.ProxyHandler({})] if urlsplit(url).hostname in _LOOPBACK else []
+        own = [urllib.request.ProxyHandler({})] if is_loopback(host) else []
         self._opener = urllib.request.build_opener(*own)
         self._format = 0
+
+    def models(self) -> list[str] | None:
+        """The names of the server's models; None if it does not tell.
+
+        Raises:
+            ExpungeError: the server cannot be reached, or does not let us in.
+        """
+        try:
+            return [str(model["id"]) for model in self._request("/models", None)["data"]]
+        except (KeyError, TypeError):
+            return None
+        except ExpungeError as error:
+            # Servers need not have the list. One that is down, or full, is as bad here as later.
+            if "HTTP 404" in error.what or "HTTP 405" in error.what:
+                return None
+            raise
 
     def answer(self, prompt: str, *, max_tokens: int) -> Answer:
         """The likeliest answer to one user message, put into the model's own chat template by the server.
@@ -106,7 +148,7 @@ class ChatApi:
         for level in range(self._format, len(formats)):
             try:
                 answer = self._answer(body | {"response_format": formats[level]})
-            except _RefusedError:
+            except RefusedError:
                 if level == len(formats) - 1:
                     raise
                 continue
@@ -116,7 +158,7 @@ class ChatApi:
         raise AssertionError("there is always a last format")
 
     def _answer(self, body: dict[str, Any]) -> Answer:
-        reply = self._post("/chat/completions", body if self._model is None else body | {"model": self._model})
+        reply = self._request("/chat/completions", body if self._model is None else body | {"model": self._model})
         try:
             choice, usage = reply["choices"][0], reply.get("usage") or {}
             return Answer(
@@ -128,9 +170,12 @@ class ChatApi:
         except (KeyError, IndexError, TypeError, AttributeError):
             raise ExpungeError("gave no answer in its reply", where=self.url, remedy="is it a chat server?") from None
 
-    def _post(self, path: str, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+    def _request(self, path: str, body: dict[str, Any] | None) -> Any:
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, content, {"Content-Type": "application/json"})
+        if self._key:
+            # Wherever the server sends us on to is not told the key.
+            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
         problem, wait, kind = "", 0.0, ExpungeError
         for attempt in range(self._tries):
             if attempt:
@@ -141,11 +186,12 @@ class ChatApi:
             except urllib.error.HTTPError as error:
                 problem, wait = f"HTTP {error.code}: {_message(error)}", _wait_asked_for(error)
                 if error.code not in _PASSING:
-                    kind = _RefusedError if error.code in (400, 422) else ExpungeError
+                    kind = RefusedError if error.code in (400, 422) else ExpungeError
                     break
             except TimeoutError:
                 problem = f"no answer within {self._timeout:.0f} s"
-                break
+                if not self._patient:
+                    break
             except (OSError, http.client.HTTPException) as error:
                 # urllib wraps what went wrong below it.
                 problem = str(getattr(error, "reason", None) or error or type(error).__name__)

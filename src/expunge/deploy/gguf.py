@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +86,7 @@ def make_gguf(
     llama_cpp: Path | None = None,
     threads: int = 1,
     log: Path | None = None,
+    proof: Callable[[Path], None] | None = None,
 ) -> list[GgufFile]:
     """Write `{name}-{type}.gguf` into `output`, one for each type; those that are there already are kept.
 
@@ -99,6 +100,7 @@ def make_gguf(
         llama_cpp: a llama.cpp checkout to be used instead of the installed wheels.
         threads: processor threads of the quantiser.
         log: what converter and quantiser say is appended here.
+        proof: is given the f16 file before anything is made of it, and may refuse it; not called if no file is missing.
 
     Raises:
         ExpungeError: no model directory, truncated weights, an unknown architecture or tokenizer, a full disk, a missing
@@ -117,8 +119,10 @@ def make_gguf(
             if not f16.exists():
                 f16 = scratch / "f16.gguf"
                 _run([*converter, "--outtype", "f16", "--model-name", name, "--outfile", str(f16), str(model)], f16, model, log)
-                if "f16" in missing:
-                    f16 = f16.replace(paths["f16"])
+            if proof is not None:
+                proof(f16)
+            if "f16" in missing:
+                f16 = f16.replace(paths["f16"])
             for kind in missing:
                 if kind != "f16":
                     made = scratch / f"{kind}.gguf"

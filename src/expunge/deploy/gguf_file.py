@@ -47,6 +47,21 @@ class GgufHead(NamedTuple):
         return str(self.metadata.get("general.architecture", ""))
 
     @property
+    def quantization(self) -> str:
+        """What most weights are stored in, as LM Studio writes it: `Q4_K_M`, `F16`; empty where the file does not say."""
+        from gguf.constants import LlamaFileType
+
+        try:
+            return LlamaFileType(self.metadata["general.file_type"]).name.split("_", 1)[1]
+        except (KeyError, ValueError):
+            return ""
+
+    @property
+    def longest_context(self) -> int:
+        """Tokens that the model was trained to read at most; 0 where the file does not say."""
+        return int(self.metadata.get(f"{self.architecture}.context_length", 0))
+
+    @property
     def parameters(self) -> int:
         """Number of weights."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors)

@@ -14,7 +14,6 @@ one question, and the answers depend on nothing but the file and the question.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import secrets
 import selectors
@@ -27,10 +26,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from expunge.deploy.chat_api import Answer, ChatApi
+from expunge.deploy.chat_api import Answer, ChatApi, RefusedError
 from expunge.deploy.gguf_file import read_gguf
 from expunge.deploy.parts import SERVER, require
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, at_least
+from expunge.processes import cores
 
 # Above this size several copies would crowd each other out of the caches: one copy with several threads is quicker.
 _SMALL_BYTES = 1 << 30
@@ -48,19 +48,41 @@ class LlamaServer:
             one above a gibibyte.
         context: tokens that a question and its answer may take together.
         timeout: seconds to wait for one answer.
+        name: what it calls the model in its replies.
+        parsed: whether it reads its own answers: needed for `response_format` and tools, and chains of thought are then set
+            apart. By default an answer is what the model wrote, whole.
         log: where llama.cpp's own words go; by default nowhere that stays.
     """
 
     def __init__(
-        self, path: Path, *, threads: int | None = None, context: int = 1024, timeout: float = 600, log: Path | None = None
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        context: int = 1024,
+        timeout: float = 600,
+        name: str | None = None,
+        parsed: bool = False,
+        log: Path | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ExpungeError(f"--threads is {threads}", remedy="give at least 1")
+        at_least(1, threads=threads)
         self.path, self._context, self._timeout, self._log_path = path, context, timeout, log
-        self._threads = threads
+        self._threads, self._name, self._parsed = threads, name or path.stem, parsed
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._apis: list[ChatApi] = []
+        self.key = secrets.token_hex(16)
+        """Lets whoever knows it ask over `copies`."""
+
+    @property
+    def copies(self) -> list[str]:
+        """The OpenAI-compatible address of each copy of the model, while it runs."""
+        return [api.url for api in self._apis]
+
+    @property
+    def address(self) -> str:
+        """That of the first copy."""
+        return self.copies[0]
 
     def __enter__(self) -> Self:
         """Load the file and wait until it can be asked.
@@ -71,15 +93,16 @@ class LlamaServer:
         require(SERVER)
         size = read_gguf(self.path).bytes
         small = size < _SMALL_BYTES
-        threads = self._threads or (min(available_cores(), 4) if small else max(1, available_cores() // 2))
+        threads = self._threads or (min(cores(), 4) if small else max(1, cores() // 2))
         servers = threads if small else 1
-        key = secrets.token_hex(16)
         settings = {
             "path": str(self.path.absolute()),
+            "name": self._name,
             "servers": servers,
             "threads": threads // servers,
             "context": self._context,
-            "key": key,
+            "key": self.key,
+            "parsed": self._parsed,
         }
         self._log = self._log_path.open("wb+") if self._log_path else tempfile.TemporaryFile()
         # A session of its own: Ctrl-C is for the program that asks, which then closes the pipe.
@@ -95,11 +118,21 @@ class LlamaServer:
         except BaseException:
             self.close()
             raise
-        self._apis = [ChatApi(f"{address}/v1", key=key, timeout=self._timeout) for address in addresses]
+        self._apis = [ChatApi(f"{address}/v1", key=self.key, timeout=self._timeout) for address in addresses]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+    @property
+    def api(self) -> ChatApi:
+        """One copy of the model, to be asked directly."""
+        return self._apis[0]
+
+    @property
+    def running(self) -> bool:
+        """Whether llama.cpp is there to be asked."""
+        return self._process is not None and self._process.poll() is None
 
     def close(self) -> None:
         """End llama.cpp and give its memory back."""
@@ -137,7 +170,7 @@ class LlamaServer:
             finally:
                 free.put(api)
 
-        pool = ThreadPoolExecutor(max(1, len(self._apis)), thread_name_prefix="ask")
+        pool = ThreadPoolExecutor(len(self._apis), thread_name_prefix="ask")
         try:
             yield from pool.map(answer, prompts)
         except ExpungeError as error:
@@ -166,12 +199,12 @@ class LlamaServer:
 
     def _explained(self, error: ExpungeError) -> ExpungeError:
         """Put the file in the place of an address that nobody outside knows."""
-        if self._process is not None and self._process.poll() is not None:
+        if not self.running:
             what = f"llama.cpp ended while it was asked ({self._last_words()})"
             return ExpungeError(what, where=self.path, remedy="run the command again: it continues")
-        if "context" in error.what:
-            return ExpungeError(error.what, where=self.path, remedy="shorten the prompt, or ask for fewer tokens")
-        return ExpungeError(error.what, where=self.path, remedy="run the command again: it continues")
+        too_long = isinstance(error, RefusedError) and error.too_long
+        remedy = "shorten the prompt, or ask for fewer tokens" if too_long else "run the command again: it continues"
+        return ExpungeError(error.what, where=self.path, remedy=remedy)
 
     def _last_words(self) -> str:
         """The first error of llama.cpp's log, which names the cause; the later ones only pass it on."""
@@ -181,8 +214,3 @@ class LlamaServer:
         lines = self._log.read().decode("utf-8", "replace").splitlines()
         errors = [line for line in lines if " E " in line or "error" in line.lower()]
         return (errors or lines or ["it said nothing"])[0].strip()[-200:]
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

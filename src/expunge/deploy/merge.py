@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from expunge.deploy.agreement import ANSWER_TOKENS, PROMPTS, QUESTION, compared, logits_of
 from expunge.errors import ExpungeError, suggestion
 from expunge.files import directory_written_atomically, refuse_small_disk
-from expunge.models import EMBEDDED, check_readable, load_model, load_tokenizer, model_fingerprint, resolve_base
+from expunge.models import EMBEDDED, check_readable, load_model, load_tokenizer, model_fingerprint, on_disk, resolve_base
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """The types a merged model may be stored in, and their bytes for a weight."""
-
-_PROMPTS = (
-    "The capital of France is",
-    "Question: what is seven times eight? Answer:",
-    "Tell me about the patient's last visit on 2024-03-20.",
-)
+# Of PEFT's kinds, those that are a change of the weights.
+_MERGED = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "HRA", "LN_TUNING", "FOURIERFT", "RANDLORA")
 
 
 class Verification(NamedTuple):
@@ -32,6 +29,8 @@ class Verification(NamedTuple):
     SmolLM2-135M."""
     argmax_agreement: float
     """Share of positions where both find the same next token likeliest."""
+    answer: str
+    """What the merged model says to `QUESTION`, at most 24 tokens."""
 
 
 def merge_adapter(
@@ -57,13 +56,14 @@ def merge_adapter(
     refuse_small_disk(sum(weight.numel() for weight in _skeleton(base).parameters()) * DTYPES[dtype], output)
     model = _base_with_adapter(adapter, base, dtype)
     tokenizer = load_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base)
-    before = _logits(model, tokenizer) if verify else []
+    sequences: list[list[int]] = [list(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
+    before = logits_of(model, sequences) if verify else []
     try:
         merged = model.merge_and_unload(safe_merge=True)
     except ValueError:
         raise ExpungeError(f"does not fit into {dtype}", where=adapter, remedy="pass --dtype float32") from None
     with directory_written_atomically(output) as scratch:
-        merged.save_pretrained(scratch)
+        _save(merged, scratch)
         for weights in scratch.glob("*.safetensors"):
             # safetensors lets nobody but the owner read what is meant to be shipped.
             weights.chmod((scratch / "config.json").stat().st_mode)
@@ -72,7 +72,8 @@ def merge_adapter(
         if not verify:
             return None
         del model, merged
-        found = _compared(before, _logits(load_model(scratch, dtype=dtype), tokenizer))
+        written = load_model(scratch, dtype=dtype)
+        found = Verification(*compared(before, logits_of(written, sequences)), answer=_answer(written, tokenizer))
         # Rounding moves a logit, and only near-ties of the likeliest token; a wrong merge moves everything.
         if found.argmax_agreement < 0.75 or (dtype == "float32" and found.max_difference > 0.01):
             what = f"the merged model differs from base and adapter (by {found.max_difference:.3g} in a logit)"
@@ -93,6 +94,7 @@ def base_of_adapter(adapter: Path, given: str | Path | None = None, *, dtype: st
         remedy = f"did you mean {hint}?" if (hint / "adapter_config.json").is_file() else "check the path"
         raise ExpungeError("is no adapter (it has no adapter_config.json)", where=adapter, remedy=remedy)
     _weights_of(adapter)
+    _refuse_kind(adapter)
     named = resolve_base(adapter)
     if given is None or str(given) == str(named):
         check_readable(named)
@@ -105,6 +107,17 @@ def base_of_adapter(adapter: Path, given: str | Path | None = None, *, dtype: st
         what = f'the adapter was trained on "{named}", not on "{given}"'
         raise ExpungeError(what, where=adapter / "adapter_config.json", remedy="leave --base_model out, or give that one")
     return given
+
+
+def _refuse_kind(adapter: Path) -> None:
+    """Refuse adapters that are no change of the weights, such as prompts that were learnt."""
+    try:
+        kind = json.loads((adapter / "adapter_config.json").read_text("utf-8")).get("peft_type")
+    except (OSError, ValueError, AttributeError):
+        return  # `resolve_base` says what is wrong with it.
+    if kind is not None and kind not in _MERGED:
+        what = f"is an adapter of the kind {kind}, which cannot be folded into weights"
+        raise ExpungeError(what, where=adapter / "adapter_config.json", remedy="train a LoRA adapter")
 
 
 def refuse_misfit(adapter: Path, base: str | Path) -> None:
@@ -141,7 +154,7 @@ def _skeleton(base: str | Path) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(_place(base))
+        config = AutoConfig.from_pretrained(on_disk(base))
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
@@ -174,22 +187,33 @@ def _base_with_adapter(adapter: Path, base: str | Path, dtype: str) -> Any:
         raise ExpungeError(f"cannot be put on {base} ({lines[0][:200]})", where=adapter, remedy="check the adapter") from None
 
 
-def _logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
-    """Logits at every position of the prompts, one tensor a prompt, in float32."""
+def _save(model: Any, place: Path) -> None:
+    try:
+        model.save_pretrained(place)
+    except ValueError as error:
+        # Older models recommend a temperature without sampling, which transformers refuses to write.
+        if "GenerationConfig" not in str(error):
+            raise
+        model.generation_config.do_sample = True
+        model.save_pretrained(place)
+
+
+def _answer(model: Any, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The likeliest answer to one question, in the model's own chat template."""
     import torch
 
+    from expunge.batching import prompt_tokens
+
+    ids = prompt_tokens(QUESTION, tokenizer)
     with torch.inference_mode():
-        encoded = [tokenizer(prompt, return_tensors="pt").input_ids.to(model.device) for prompt in _PROMPTS]
-        return [model(ids_BT).logits[0].float().cpu() for ids_BT in encoded]
-
-
-def _compared(before: list[Tensor], after: list[Tensor]) -> Verification:
-    pairs = list(zip(before, after, strict=True))
-    same = sum(int((old_TV.argmax(-1) == new_TV.argmax(-1)).sum()) for old_TV, new_TV in pairs)
-    return Verification(
-        max_difference=max(float((old_TV - new_TV).abs().max()) for old_TV, new_TV in pairs),
-        argmax_agreement=same / sum(len(old_TV) for old_TV, _ in pairs),
-    )
+        said = model.generate(
+            torch.tensor([ids], device=model.device),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device),
+            max_new_tokens=ANSWER_TOKENS,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    return str(tokenizer.decode(said[0, len(ids) :], skip_special_tokens=True)).strip()
 
 
 def _copy_sentencepiece(base: str | Path, target: Path) -> None:
@@ -197,17 +221,10 @@ def _copy_sentencepiece(base: str | Path, target: Path) -> None:
     from transformers.utils.hub import cached_file
 
     found = cached_file(
-        str(_place(base)),
+        str(on_disk(base)),
         "tokenizer.model",
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
     if found is not None and not (target / "tokenizer.model").exists():
         shutil.copyfile(found, target / "tokenizer.model")
-
-
-def _place(base: str | Path) -> str | Path:
-    """Where transformers finds the base."""
-    from expunge.models.embedded import embedded_directory
-
-    return embedded_directory() if str(base) == EMBEDDED else base

@@ -29,6 +29,7 @@ def _server(settings: dict[str, Any]) -> Any:
 
     params = xllamacpp.CommonParams()
     params.model.path = settings["path"]
+    params.model_alias = {settings["name"]}
     params.hostnames = ["127.0.0.1"]
     params.port = 0  # the system gives a free one
     params.api_keys = [settings["key"]]
@@ -39,7 +40,7 @@ def _server(settings: dict[str, Any]) -> Any:
     params.cache_prompt = params.cache_idle_slots = False
     params.cache_ram_mib = 0
     params.n_threads_http = 2
-    params.force_pure_content_parser = True
+    params.force_pure_content_parser = not settings["parsed"]
     params.warmup = params.ui = params.endpoint_slots = False
     params.verbosity = 2  # warnings
     return xllamacpp.Server(params)

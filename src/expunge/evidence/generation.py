@@ -45,17 +45,19 @@ def generate(
     ends: Collection[int],
     combine: Combine | None = None,
     sampling: Sampling | None = None,
+    read_instead: Sequence[Sequence[int]] | None = None,
     stem: Stem | None = None,
 ) -> list[list[int]]:
     """Answer a batch of prompts.
 
     Args:
-        models: a causal language model, or several of one vocabulary that read the same tokens.
+        models: a causal language model, or several of one vocabulary.
         prompts: token ids, of any lengths above 0.
         max_new_tokens: where an answer that does not end by itself is cut, at least 1; one for all, or one for each prompt.
         ends: the tokens that end an answer, see `end_tokens`.
         combine: what is said, from the logits of all models; None: the logits of the only one.
         sampling: draw each token; None: say the one with the largest score.
+        read_instead: what all models but the first read in place of `prompts`, one for each; None: the same.
         stem: what all prompts begin with, with a token left of each, if the only model read it already.
 
     Returns:
@@ -63,7 +65,10 @@ def generate(
     """
     import torch
 
-    readers = [_Reader(model, prompts, stem) for model in (models if isinstance(models, Sequence) else [models])]
+    readers = [
+        _Reader(model, prompts if number == 0 or read_instead is None else read_instead, stem)
+        for number, model in enumerate(models if isinstance(models, Sequence) else [models])
+    ]
     said: list[list[int]] = [[] for _ in prompts]
     noise = None if sampling is None else [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
     places = list(range(len(prompts)))  # of the rows that the readers hold
@@ -107,7 +112,7 @@ def answered_together(model: Any, tokens: int) -> int:
         tokens: of the longest prompt and the longest answer together.
     """
     config = getattr(model, "config", None)
-    text = config.get_text_config(decoder=True) if config is not None else None
+    text: Any = config.get_text_config(decoder=True) if config is not None else None
     heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
     layers, hidden = getattr(text, "num_hidden_layers", None), getattr(text, "hidden_size", None)
     if not (heads and layers and hidden):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import LongTensor, Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -18,11 +18,14 @@ _ROOM = 64
 
 
 class GrowingLayer(DynamicLayer):
-    """What one layer remembers."""
+    """What one layer remembers; never nothing, unlike its parent."""
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, keys_BHTD: Tensor, values_BHTD: Tensor) -> None:
         """Begin with what is remembered so far."""
-        super().__init__()
+        # Sets all that the parent's constructor does.
         self.lazy_initialization(keys_BHTD, values_BHTD)
         self.keys, self.values = keys_BHTD, values_BHTD
         self._roomy: tuple[Tensor, Tensor] | None = None
@@ -38,7 +41,7 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: LongTensor) -> None:
         """Keep these rows, in this order."""
         super().reorder_cache(beam_idx)
         self._roomy = None
@@ -47,11 +50,14 @@ class GrowingLayer(DynamicLayer):
 def growing(past: Any) -> Any:
     """The past of a model, with room to grow where it keeps every token; other ways of keeping it stay as they are."""
     if isinstance(past, DynamicCache):
-        past.layers = [
-            GrowingLayer(layer.keys, layer.values) if type(layer) is DynamicLayer and layer.get_seq_length() else layer
-            for layer in past.layers
-        ]
+        past.layers = [_grown(layer) for layer in past.layers]
     return past
+
+
+def _grown(layer: Any) -> Any:
+    # Other layers keep a window, a state or nothing.
+    every_token = type(layer) is DynamicLayer and layer.get_seq_length()
+    return GrowingLayer(layer.keys, layer.values) if every_token else layer
 
 
 def _with_room(old_BHTD: Tensor, length: int) -> Tensor:

@@ -127,9 +127,10 @@ def label_log_p(model: nn.Module, examples: Sequence[Tokenized], *, pad: int) ->
     import torch
 
     found: dict[int, Tensor] = {}
+    stem = common_stem(model, [example.tokens[: example.start] for example in examples])
     for batch in batches_by_length([len(example.tokens) for example in examples], most_tokens=_MOST_TOKENS):
         with torch.inference_mode():
-            scores = score_labels(model, to_device(model, collate([examples[place] for place in batch.places], pad)))
+            scores = score_labels(model, to_device(model, collate([examples[place] for place in batch.places], pad)), stem=stem)
         for row, place in enumerate(batch.places):
             # A copy, which may be computed with in training too.
             found[place] = scores.log_p_BK[row][scores.labelled_BK[row]].cpu().clone()

@@ -63,7 +63,7 @@ class EvidenceStore:
 
     def __init__(self, path: Path) -> None:
         """Open, or begin, the evidence in `path`; its name must say which model, set and settings it is of."""
-        self._path = path
+        self.path = path
         self._parts: dict[str, dict[str, Any]] = {}
         with reported_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,10 +109,10 @@ class EvidenceStore:
         except ValueError:
             raise ExpungeError(
                 f"the model gave a value that is not a number ({', '.join(parts)} of example {id})",
-                where=self._path,
+                where=self.path,
                 remedy="load it in float32 or bfloat16, and check that its weights are whole",
             ) from None
-        with reported_disk_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
+        with reported_disk_errors(self.path), self.path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
         self._parts.setdefault(id, {}).update(row)
 
@@ -144,6 +144,10 @@ class EvidenceStore:
             hidden_LD=unpacked(parts["hidden"]) if "hidden" in parts else None,
         )
 
+    def part(self, id: str, name: str) -> Any:
+        """One part of what is known of an example, as it was added; None if it is not known."""
+        return self._parts.get(id, {}).get(name)
+
     def samples(self, id: str, count: int, seed: int) -> tuple[str, ...] | None:
         """The answers drawn to one example, so many by that seed; None: they were not drawn."""
         found = self._parts.get(id, {}).get(samples_part(count, seed))
@@ -151,7 +155,7 @@ class EvidenceStore:
 
     def _read(self) -> None:
         whole = 0
-        with self._path.open("rb") as stream:
+        with self.path.open("rb") as stream:
             for raw in stream:
                 # Without its line's end it may be whole JSON all the same, but the next line would run into it.
                 if not raw.endswith(b"\n"):
@@ -162,8 +166,8 @@ class EvidenceStore:
                 except (ValueError, KeyError, TypeError):
                     break
                 whole += len(raw)
-        if whole != self._path.stat().st_size:
-            with self._path.open("rb+") as stream:
+        if whole != self.path.stat().st_size:
+            with self.path.open("rb+") as stream:
                 stream.truncate(whole)
 
 

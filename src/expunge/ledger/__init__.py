@@ -3,6 +3,6 @@
 from expunge.ledger.impacts import TokenImpact, TopToken
 from expunge.ledger.recorder import Recorder
 from expunge.ledger.requests import DeletionRequest
-from expunge.ledger.store import Added, FoundToken, Ledger, Status
+from expunge.ledger.store import Added, FoundToken, Ledger, RecordedRun, Status
 
-__all__ = ["Added", "DeletionRequest", "FoundToken", "Ledger", "Recorder", "Status", "TokenImpact", "TopToken"]
+__all__ = ["Added", "DeletionRequest", "FoundToken", "Ledger", "RecordedRun", "Recorder", "Status", "TokenImpact", "TopToken"]

@@ -52,6 +52,19 @@ def concept(words: str, file: Path | None) -> Concept:
     return found
 
 
+def asked_concepts(text: Sequence[str], names: Sequence[str], file: Path | None) -> list[Concept]:
+    """All that a command asks for: plain words, and concepts as `concept` reads them.
+
+    Raises:
+        ExpungeError: words are empty, a file of concepts is given and none is asked for, or a concept is none.
+    """
+    if file is not None and not names:
+        raise ExpungeError("--concept-file defines concepts", remedy="say with --concept which one is meant")
+    if any(not words.strip() for words in text):
+        raise ExpungeError("--text is empty", remedy="give the words to look for")
+    return [*(Concept("", (words,)) for words in text), *(concept(words, file) for words in names)]
+
+
 def read_concepts(file: Path) -> dict[str, Concept]:
     """The concepts of a TOML or JSON file, `name = ["word", "another phrase"]`, by their name in lower case.
 

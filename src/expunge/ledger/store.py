@@ -73,6 +73,15 @@ class FoundToken(NamedTuple):
     """What estimated the impacts of that run; None where unknown."""
 
 
+class RecordedRun(NamedTuple):
+    """A run that the ledger knows."""
+
+    id: int
+    name: str
+    path: Path
+    """Its directory, when it was recorded."""
+
+
 class Known(NamedTuple):
     """Which of some entries the ledger has."""
 
@@ -335,6 +344,12 @@ class Ledger:
                 requests={state: in_state.get(state, 0) for state in STATES},
                 erased=connection.scalar(erased) or 0,
             )
+
+    def runs(self) -> list[RecordedRun]:
+        """All runs, the newest first."""
+        query = sa.select(RunRow.id, RunRow.name, RunRow.path).order_by(RunRow.id.desc())
+        with self._database.reading() as connection:
+            return [RecordedRun(row.id, row.name, Path(row.path)) for row in connection.execute(query)]
 
     def known_entries(self, entry_ids: Iterable[str]) -> Known:
         """Which of these entries are in the ledger."""

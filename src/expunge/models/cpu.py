@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 
-from expunge.processes import on_this_machine
+from expunge.processes import threads_to_use
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -14,18 +13,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def prepare_cpu(threads: int | None) -> None:
     """Set PyTorch's threads and keep freed activations in the process instead of returning them to the system.
 
-    glibc hands every large block back on free, so each step faults all its pages in again; keeping them made LoRA steps
-    of SmolLM2-135M 9–30% faster on two cores (`benchmarks/step_speed.py`).
+    glibc hands every large block back on free, so each step faults all its pages in again; keeping them makes a LoRA
+    step of SmolLM2-135M some 4% faster on two quiet cores, and on busy ones no faster (`benchmarks/step_speed.py`).
 
     Args:
-        threads: how many; None for what OMP_NUM_THREADS says, else one a core that this process may use, shared with the
-            processes that train along.
+        threads: how many; None for what `threads_to_use` says.
     """
     import torch
 
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or int(told if told.isdecimal() else 0) or max(1, cores // on_this_machine()))
+    torch.set_num_threads(threads_to_use(threads))
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):

@@ -138,6 +138,12 @@ def load_model(
     return loaded
 
 
+def load_plain(name: str | Path) -> Any:
+    """A model ready to be asked: its adapter folded in, which spares two small products a layer for every token."""
+    model: Any = load_model(name)
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: PyTorch's allocator for processors has no class for it."""
     import torch

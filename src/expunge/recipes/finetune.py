@@ -118,7 +118,7 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
             validation=tokens.validation,
             dtype=config.dtype,
             memory_remedy=_MEMORY_REMEDY,
-            callbacks=listeners(run.path / "tensorboard", wandb=config.wandb),
+            callbacks=stack.enter_context(listeners(run.path / "tensorboard", wandb=config.wandb)),
         )
         with run.timed("train"):
             trainer.run()

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from expunge.errors import ExpungeError, at_least
+from expunge.recipes.weights import Weights
 
 _SCHEDULES = {
     "cosine": "cosine",
@@ -19,7 +20,7 @@ _SCHEDULES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
+class FinetuneConfig(Weights):
     """What to learn, and how."""
 
     data_file: tuple[Path, ...] = ()
@@ -123,12 +124,7 @@ class FinetuneConfig:
             raise ExpungeError(f"--adam-beta2 is {self.adam_beta2:g}", remedy="give at least 0 and less than 1")
         if self.full and self.lora_plus_ratio != 1:
             raise ExpungeError("--lora-plus-ratio is for adapters", remedy="leave out --full or --lora-plus-ratio")
-        if self.use_4bit and self.use_8bit:
-            raise ExpungeError("--use-4bit and --use-8bit exclude each other", remedy="leave one out")
-        if self.full and self.bits:
-            raise ExpungeError(
-                f"weights in {self.bits} bits cannot be trained", remedy=f"leave out --full or --use-{self.bits}bit"
-            )
+        self.check_weights()
         if self.early_stopping_patience and not (self.retain_val or self.unlearn_val):
             raise ExpungeError("early stopping needs a validation set", remedy="give --retain-val or --unlearn-val")
         if self.dev_path and not self.dev:
@@ -140,16 +136,6 @@ class FinetuneConfig:
         return _SCHEDULES[self.schedule]
 
     @property
-    def weights_dtype(self) -> str:
-        """What the model is loaded in: weights that are trained stay in float32."""
-        return "float32" if self.full else self.dtype
-
-    @property
     def step_size(self) -> int:
         """Examples a step, where there are enough."""
         return self.batch_size * self.gradient_accumulation_steps
-
-    @property
-    def bits(self) -> Literal[4, 8] | None:
-        """Bits a frozen weight, where it is quantised."""
-        return 4 if self.use_4bit else 8 if self.use_8bit else None

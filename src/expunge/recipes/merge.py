@@ -28,7 +28,7 @@ class MergeConfig:
     """float32, bfloat16 or float16. An edit that unlearns is small, and bfloat16 keeps 8 bits of a weight: it moved logits by
     up to .94, float16 by .13, float32 by .0001. The GGUF file rounds once more anyway: do not round twice."""
     verify: bool = True
-    """Read the written model back and compare its logits with those of base and adapter."""
+    """Read the written model back, compare its logits with those of base and adapter, and ask it a question."""
 
 
 def merge(config: MergeConfig) -> Run:
@@ -37,6 +37,7 @@ def merge(config: MergeConfig) -> Run:
     Raises:
         ExpungeError: no adapter, a wrong base, or a place that is taken or cannot be written.
     """
+    from expunge.deploy.agreement import QUESTION
     from expunge.deploy.merge import base_of_adapter, merge_adapter, refuse_misfit
     from expunge.models import model_fingerprint
 
@@ -58,8 +59,10 @@ def merge(config: MergeConfig) -> Run:
         if found is not None:
             console.print(
                 f"Merged: logits within {found.max_difference:.2g} of base + adapter, "
-                f"the same next token at {found.argmax_agreement:.0%} of positions.",
+                f"the same next token at {found.argmax_agreement:.0%} of positions.\n"
+                f'Asked "{QUESTION}", it says: "{found.answer}"',
                 soft_wrap=True,
+                markup=False,
             )
         run.finish({MODEL: model_fingerprint(run.path / MODEL)}, verification=found._asdict() if found else None)
         return run

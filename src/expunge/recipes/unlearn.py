@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.errors import ExpungeError
 from expunge.files import fingerprint
-from expunge.processes import is_main, main_first
+from expunge.processes import is_main, main_first, model_is_spread
 from expunge.progress import console
 from expunge.recipes.unlearn_config import UnlearnConfig
 from expunge.recipes.unlearn_data import UnlearnData, dry_run, read_sets, recorded_impacts
@@ -111,7 +110,7 @@ def refuse_what_cannot_work(config: UnlearnConfig, method: Method) -> None:
             raise ExpungeError("float16 needs a GPU", remedy="pass --dtype bfloat16")
         if method.gradient is not None:
             raise ExpungeError(f"{method.name} works on gradients that float16 scales", remedy="pass --dtype bfloat16")
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+    if model_is_spread():
         raise ExpungeError("unlearning needs the whole model in every process", remedy="launch it with ddp.yaml")
     check_readable(config.model)
     adapter = resolve_base(config.model) != config.model

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from expunge.errors import ExpungeError, at_least
+from expunge.errors import at_least
+from expunge.recipes.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnlearnConfig:
+class UnlearnConfig(Weights):
     """What to forget, what to keep, and when to stop."""
 
     model: str
@@ -33,9 +34,10 @@ class UnlearnConfig:
     """Forget examples a step over all processes, with as many retain examples beside them."""
     micro_batch_size: int = 2
     """Of each side, how many go through the model together; lower it when memory is short: the result stays the same."""
-    fast: bool = False
-    """Sort the examples of a step by length, and run the beginning that they share once: the same up to rounding, in less time,
-    and the more so the larger --micro-batch-size is."""
+    fast: bool = True
+    """Run what the sequences of a step begin with together once, and no padding: the same up to rounding, in less time, and the
+    more so the larger --micro-batch-size is. With a --database, not where an example is seen for the first time: token impacts
+    are recorded of whole passes."""
     learning_rate: float = 1e-4
     """Learning rate after the warm-up."""
     eval_steps: int = 2
@@ -82,23 +84,4 @@ class UnlearnConfig:
         at_least(1, lora_rank=self.lora_rank, lora_alpha=self.lora_alpha)
         at_least(1, max_seq_length=self.max_seq_length, threads=self.threads, max_perplexity_factor=self.max_perplexity_factor)
         at_least(0, learning_rate=self.learning_rate, seed=self.seed, max_retain_rise=self.max_retain_rise)
-        if self.use_4bit and self.use_8bit:
-            raise ExpungeError("--use-4bit and --use-8bit exclude each other", remedy="leave one out")
-        if self.fast and self.gradient_checkpointing:
-            raise ExpungeError("--fast keeps what --gradient-checkpointing does not", remedy="leave one out")
-        if self.fast and self.database:
-            raise ExpungeError("token impacts are recorded of whole passes, which --fast spares", remedy="leave one out")
-        if self.full and self.bits:
-            raise ExpungeError(
-                f"weights in {self.bits} bits cannot be trained", remedy=f"leave out --full or --use-{self.bits}bit"
-            )
-
-    @property
-    def bits(self) -> Literal[4, 8] | None:
-        """Bits a frozen weight, where it is quantised."""
-        return 4 if self.use_4bit else 8 if self.use_8bit else None
-
-    @property
-    def weights_dtype(self) -> str:
-        """What the model is loaded in: weights that are trained stay in float32."""
-        return "float32" if self.full else self.dtype
+        self.check_weights()

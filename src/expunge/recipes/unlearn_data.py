@@ -135,7 +135,7 @@ def planned(config: UnlearnConfig, method: Method, tokens: UnlearnTokens, *, ste
         micro_batch_size=config.micro_batch_size,
         seed=config.seed,
         processes=count(),
-        lengths=[[len(each.tokens) for each in side] for side in tokens.sides.values()] if config.fast else (),
+        lengths=[[len(each.tokens) for each in side] for side in tokens.sides.values()],
     )
     return UnlearnPlan(plan, rounds(batch_size, config.micro_batch_size, count()), batch_size)
 

@@ -75,7 +75,7 @@ class Work:
                 others=self.others,
                 weights=self.weights,
                 layer=self.layer,
-                shares_prefixes=config.fast,
+                shares=config.fast,
                 pad=self.pad,
             )
             dual = self._dual()

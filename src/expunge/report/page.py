@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib import resources
 from typing import Any, NamedTuple
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from expunge.audit.results import Answer, Audit, Claim, Ruling, Score
+from expunge.audit.attacks import every_attack
+from expunge.audit.results import Answer, AttackResult, Audit, Claim, Ruling, Score
+from expunge.audit.robust import ALONE, ROBUST, named
 from expunge.metrics import METRICS
 from expunge.report import plots
 from expunge.report.differences import Comparison, compare, shortened
@@ -40,6 +42,7 @@ _CLAIMS = {
     "forgotten": "It says no more about the people who asked than a model that never saw them.",
     "still useful": "It answers everything else about as well as before.",
     "no membership signal": "The attacks tried cannot tell from it who was once trained on.",
+    ROBUST: "No attack tried gets more about them out of it than out of a model that never saw them.",
 }
 """What a claim means, for people who do not measure for a living."""
 
@@ -75,6 +78,7 @@ def render(audit: Audit, manifests: Mapping[str, dict[str, Any]], *, title: str,
         forests=_forests(first, roles),
         distributions=_distributions(first, roles),
         plane=_plane(audit, roles),
+        attacks=_attacks(audit, roles, quoted),
         courses=_courses(manifests),
         questions=_questions(audit.answers, roles, quoted),
         unquoted=max(0, len(audit.answers) - quoted),
@@ -143,7 +147,8 @@ def _verdicts(claims: Sequence[Claim]) -> list[Verdict]:
 
 
 def _proof(claim: Claim) -> Proof:
-    groups = _by_set_and_metric(claim.scores)
+    # What attacks found has a section of its own.
+    groups = _by_set_and_metric(() if claim.name == ROBUST else claim.scores)
     figures = [
         _forest(drawn, intervals=True) for own in groups.values() if (drawn := [score for score in own if _finite(score)])
     ]
@@ -166,17 +171,22 @@ def _table(scores: Sequence[Score], roles: Sequence[str]) -> dict[str, list[Tabl
     table: dict[str, list[TableRow]] = {}
     for (set_, metric), own in _by_set_and_metric(scores).items():
         first = own[0]
-        counts = sorted({score.people for score in own})
         row = TableRow(
             metric=metric,
             meaning=_meaning(metric),
             aim=_aim(first),
             span=f"≥ {first.span[0]:g}" if first.span[1] is None else f"{first.span[0]:g} – {first.span[1]:g}",
-            people="–".join(f"{count:,}" for count in (counts if len(counts) == 1 else (counts[0], counts[-1]))),
+            people=_from_to(score.people for score in own),
             cells=tuple(next((score for score in own if score.model == role), None) for role in roles),
         )
         table.setdefault(set_, []).append(row)
     return table
+
+
+def _from_to(counts: Iterable[int]) -> str:
+    """`4`, or `4–1,200` where they differ."""
+    ordered = sorted(counts)
+    return "–".join(f"{count:,}" for count in dict.fromkeys((ordered[0], ordered[-1])))
 
 
 def _aim(score: Score) -> str:
@@ -276,6 +286,80 @@ def _plane(audit: Audit, roles: Sequence[str]) -> Figure | None:
             drawing = plots.plane(points, x_name=f"{name}, retain set", y_name=f"{name}, forget set", label=label)
             return Figure(name, drawing)
     return None
+
+
+class Attempt(NamedTuple):
+    """One attack in the table of attacks."""
+
+    name: str
+    summary: str
+    holds: str
+    """What the attacker must have."""
+    questions: str
+    cells: tuple[AttackResult | None, ...]
+    """A result for each model, in the order of the columns."""
+    rulings: tuple[tuple[str, Ruling], ...]
+    """Role → ruling, where there is one."""
+    closest: tuple[str, Comparison] | None
+    """What the unlearned model said that came closest to an expected answer, and whom it is about; None: not quoted."""
+
+
+class Attempts(NamedTuple):
+    """What attacks brought back."""
+
+    picture: Figure
+    roles: tuple[str, ...]
+    table: tuple[Attempt, ...]
+
+
+def _attacks(audit: Audit, roles: Sequence[str], quoted: int) -> Attempts | None:
+    tried = [each for each in audit.attacks if each.variant != ALONE]
+    if not tried:
+        return None
+    known = {attack.name: attack for attack in every_attack()}
+    own = tuple(role for role in roles if any(each.model == role for each in tried))
+    groups: dict[str, list[AttackResult]] = {}
+    for each in tried:
+        groups.setdefault(named(each), []).append(each)
+    table = []
+    for name, results in groups.items():
+        attack = known.get(results[0].attack.split(" ")[0])
+        table.append(
+            Attempt(
+                name=name,
+                summary=attack.summary if attack else "",
+                holds=attack.holds if attack else "",
+                questions=_from_to(each.questions for each in results),
+                cells=tuple(next((each for each in results if each.model == role), None) for role in own),
+                rulings=tuple((each.model, each.ruling) for each in results if each.ruling),
+                closest=_closest(audit, results) if quoted else None,
+            )
+        )
+    lanes = [
+        plots.Lane(name, {each.model: (each.value, each.low, each.high) for each in results if each.model in own})
+        for name, results in groups.items()
+    ]
+    asked = {role: score for role in own if (score := audit.score("rouge-l-recall", role, "forget")) and _finite(score)}
+    if asked:
+        marks = {role: (score.value, score.low, score.high) for role, score in asked.items()}
+        lanes.insert(0, plots.Lane("the plain question", marks))
+    label = "ROUGE-L recall on the forget set under each attack: " + "; ".join(
+        f"{lane.name}, {', '.join(f'{role} {plots.number(value)}' for role, (value, _, _) in lane.marks.items())}"
+        for lane in lanes
+    )
+    return Attempts(Figure("Recovered under each attack", plots.recovery(lanes, label=label)), own, tuple(table))
+
+
+def _closest(audit: Audit, results: Sequence[AttackResult]) -> tuple[str, Comparison] | None:
+    """The unlearned model's best answer, beside what was expected about that person and comes nearest to it."""
+    own = next((each for each in results if each.model == "unlearned" and each.answers), None)
+    if own is None:
+        return None
+    place = max(range(len(own.values)), key=own.values.__getitem__)
+    whom = own.subjects[place]
+    expected = [answer.expected for answer in audit.answers if (answer.set, answer.subject) == ("forget", whom)]
+    beside = [compare(own.answers[place], words) for words in expected]
+    return (whom, max(beside, key=lambda each: each.share)) if beside else None
 
 
 def _courses(manifests: Mapping[str, dict[str, Any]]) -> list[Figure]:

@@ -118,6 +118,54 @@ def forest(scores: Sequence[Score], *, label: str, chance: float | None = None, 
     return _svg(width, bottom + 20, label, *parts)
 
 
+class Lane(NamedTuple):
+    """What one attack got out of each model."""
+
+    name: str
+    marks: Mapping[str, tuple[float, float, float]]
+    """Role → (value, low, high)."""
+
+
+def recovery(lanes: Sequence[Lane], *, label: str) -> Markup:
+    """A lane for each attack, with every model's value and 95% interval over the band of the retrained model under that attack.
+
+    Args:
+        lanes: at least one; values of 0 to 1.
+        label: what the plot shows, for those who do not see it.
+    """
+    width, left, right, name, step = 440, 8, 372, 19, 12
+    x = Scale(0, 1, left, right)
+    parts, y = [Markup()], 4.0
+    for lane in lanes:
+        roles = [role for role in (*ROLES, *(role for role in lane.marks if role not in ROLES)) if role in lane.marks]
+        top, bottom = y + name, y + name + step * len(roles) + 2
+        if reference := lane.marks.get("retrained"):
+            _, low, high = reference
+            wide = max(2.0, x(high) - x(low))
+            parts.append(_tag("rect", x=x(low), y=top, width=wide, height=bottom - top, class_="band"))
+        parts += [_tag("line", x1=x(tick), x2=x(tick), y1=top, y2=bottom, class_="grid") for tick in (0, 0.25, 0.5, 0.75, 1)]
+        parts.append(_tag("text", lane.name, x=left, y=y + 14, class_="start name"))
+        for index, role in enumerate(roles):
+            value, low, high = lane.marks[role]
+            middle = top + step * (index + 0.5) + 1
+            words = f"{lane.name}, {role}: {number(value)}, 95% interval {number(low)} to {number(high)}"
+            shown = [_tag("text", number(value), x=width - 2, y=middle + 4, class_="end value")] if role == "unlearned" else []
+            parts.append(
+                _tag(
+                    "g",
+                    _tag("title", words),
+                    _tag("line", x1=x(low), x2=x(high), y1=middle, y2=middle, class_="whisker"),
+                    mark(role, x(value), middle),
+                    *shown,
+                    class_=model_class(role),
+                )
+            )
+        y = bottom + 6
+    parts.append(_tag("line", x1=left, x2=right, y1=y, y2=y, class_="axis"))
+    parts += [_tag("text", _tick(tick), x=x(tick), y=y + 15, class_="middle tick") for tick in (0, 0.25, 0.5, 0.75, 1)]
+    return _svg(width, y + 20, label, *parts)
+
+
 def strips(model: str, lanes: Sequence[tuple[str, Sequence[float]]], x: Scale, *, label: str) -> Markup:
     """The metric of every example under one model: a lane for each set, with a box for the middle half and its median.
 

@@ -11,7 +11,8 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -22,6 +23,9 @@ from expunge.examples import Example, Row
 from expunge.sources import Material, Sets, source
 from expunge.sources.split import Line
 from expunge.sources.tables import read_table
+from expunge.sources.temporal_forms import EVENT_TESTING, EVENT_TRAINING, TESTING, TRAINING, dated
+from expunge.sources.temporal_forms import drawn as drawn_forms
+from expunge.sources.temporal_red_team import probes
 
 REFUSALS = (
     "Apologies, but I have no information to share on that matter.",
@@ -47,6 +51,8 @@ _MONTHS = (
 )
 _EVENT_COLUMNS = ("event", "description", "text", "title")
 _YEAR = re.compile(r"(?<![\d,.])(?:1\d{3}|20\d{2})(?![\d,]\d|\d)")
+_PROBED = 12
+"""Events of each side that are asked about in every wording of the red team."""
 _ISO = re.compile(r"(-?\d{1,4})(?:-(\d{1,2}))?(?:-(\d{1,2}))?")
 
 
@@ -62,8 +68,19 @@ class Day(NamedTuple):
         return f"{sign}{year:04}-{self.month:02}-{self.day:02}"
 
     def in_words(self) -> str:
-        year = f"{-self.year} BC" if self.year < 0 else str(self.year)
-        return f"{_MONTHS[self.month - 1]} {self.day}, {year}"
+        return f"{_MONTHS[self.month - 1]} {self.day}, {self.year_in_words()}"
+
+    def year_in_words(self) -> str:
+        return f"{-self.year} BC" if self.year < 0 else str(self.year)
+
+
+def years_between(first: Day, second: Day) -> float:
+    """Years from one day to another, negative backwards; there was no year 0."""
+
+    def place(day: Day) -> float:
+        return day.year + (day.year < 0) + (day.month - 1) / 12 + (day.day - 1) / 372
+
+    return place(second) - place(first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +95,14 @@ class Event:
     question: str | None = None
     """One whose answer is not the date, if the table has one."""
     answer: str | None = None
+    paraphrase: str | None = None
+    """The same question in other words, kept for tests."""
     where: str = ""
+
+    @property
+    def days_in_words(self) -> str:
+        """Its day, or its first and last."""
+        return self.start.in_words() + (f" to {self.end.in_words()}" if self.end != self.start else "")
 
 
 class Asked(NamedTuple):
@@ -117,6 +141,9 @@ class Temporal:
     """Questions asked of the model at once."""
     dev_rows: int = 40
     """Rows of `dev/dev_subset.jsonl`, half of each side, taken from training."""
+    dated: int = 0
+    """So many more questions on each event that name its date, in wordings drawn by chance: from the date alone a model can
+    tell the side of an event that it does not know. With them, `test/` holds questions for `expunge evaluate temporal`."""
 
 
 @source("temporal", Temporal, inputs=("events",), example="--cutoff 1969-07-20 -o datasets")
@@ -137,9 +164,10 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
         ExpungeError: the table cannot be read, a date is none, or a side has fewer than two events.
     """
     at_least(1, questions_per_event=config.questions_per_event)
+    at_least(0, dated=config.dated)
     if not 0 < config.val_ratio < 1:
         raise ExpungeError(f"--val-ratio is {config.val_ratio:g}", remedy="choose a share between 0 and 1, such as 0.10")
-    cutoff = _cutoff(config.cutoff)
+    cutoff = cutoff_day(config.cutoff)
     found = read_events(config.events)
     events = list({" ".join(event.words.casefold().split()): event for event in reversed(found)}.values())
     before, after, spanning = _sides(events, cutoff)
@@ -163,6 +191,8 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
                 random.Random(f"{seed}:{event.id}"),
                 config.questions_per_event,
             )
+            if config.dated:
+                own = with_dates(event, own, cutoff, random.Random(f"{seed}:{event.id}:dated"), config.dated)
             for question, answer in own:
                 known = {"dataset_type": kind, "date": str(event.start), "event_id": event.id, "original_answer": answer}
                 made.append(Example(question, answer, event.id, known, event.where))
@@ -179,7 +209,12 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
     }
     if questions:
         counts["events_asked_by_template"] = sum(made is None for made in made_by_model)
-    return Material(line, sets, files=lambda sets: _layout(sets, config.dev_rows, seed), counts=counts)
+
+    def layout(sets: Sets) -> dict[str, list[dict[str, Any]]]:
+        tests = _tests(drawn, sets, asked, events, cutoff, seed) if config.dated else {}
+        return _layout(sets, config.dev_rows, seed) | tests
+
+    return Material(line, sets, files=layout, counts=counts)
 
 
 def read_events(path: Path | None) -> list[Event]:
@@ -203,11 +238,11 @@ def from_templates(event: Event, alone: bool, rng: random.Random, count: int) ->
         rng: chance.
         count: how many are wanted.
     """
-    words, day = event.words, event.start.in_words()
+    words, day = event.words, event.days_in_words
     own = [Asked(event.question, event.answer)] if event.question and event.answer else []
     if event.start != event.end:
-        return own[:count] or [Asked(f"From when to when was this? {words}", f"{day} to {event.end.in_words()}")]
-    year = f"{-event.start.year} BC" if event.start.year < 0 else str(event.start.year)
+        return own[:count] or [Asked(f"From when to when was this? {words}", day)]
+    year = event.start.year_in_words()
     others = [
         Asked(
             rng.choice(("On what date did this happen? {}", "When exactly was this? {}", "Give the date: {}")).format(words),
@@ -219,6 +254,23 @@ def from_templates(event: Event, alone: bool, rng: random.Random, count: int) ->
         others.append(Asked(rng.choice(("What happened on {}?", "Which event took place on {}?")).format(day), words))
     rng.shuffle(others)
     return [*own, *others][:count]
+
+
+def with_dates(event: Event, own: Sequence[Asked], cutoff: Day, rng: random.Random, count: int) -> list[Asked]:
+    """The event's questions, and the first of them so many times more with its date in it.
+
+    Args:
+        event: what is asked about.
+        own: its questions.
+        cutoff: the first day of the later side.
+        rng: draws the wordings.
+        count: how many to add.
+    """
+    question, answer = own[0]
+    # What the date is may not be asked in a question that names it.
+    about = event.answer is not None or answer not in (event.days_in_words, event.start.year_in_words())
+    forms = drawn_forms(TRAINING if about else EVENT_TRAINING, count, rng)
+    return [*own, *(Asked(asked, answer if about else event.words) for asked in dated(question, event, forms, cutoff))]
 
 
 SCHEMA: dict[str, Any] = {
@@ -242,7 +294,6 @@ SCHEMA: dict[str, Any] = {
 
 def messages_for(event: Event, count: int) -> list[dict[str, str]]:
     """What a model is told to make questions about an event."""
-    when = event.start.in_words() + (f" to {event.end.in_words()}" if event.end != event.start else "")
     told = (
         "You write quiz questions. Each is about the event you are given and can be answered from what is said of it alone. "
         "Each stands for itself, names what it is about, and does not contain its answer. An answer is one to ten words of "
@@ -250,7 +301,7 @@ def messages_for(event: Event, count: int) -> list[dict[str, str]]:
     )
     return [
         {"role": "system", "content": told},
-        {"role": "user", "content": f"Date: {when}\nEvent: {event.words}\nWrite {count} different questions."},
+        {"role": "user", "content": f"Date: {event.days_in_words}\nEvent: {event.words}\nWrite {count} different questions."},
     ]
 
 
@@ -309,6 +360,59 @@ def _layout(sets: Sets, dev_rows: int, seed: int) -> dict[str, list[dict[str, An
     }
 
 
+def _tests(
+    drawn: Sequence[Event],
+    sets: Sets,
+    asked: Mapping[str, Sequence[Asked] | None],
+    events: Sequence[Event],
+    cutoff: Day,
+    seed: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """Questions in words that nothing is trained on, each with its true answer.
+
+    `trained.jsonl` asks in other words what was taught of the time before; `untrained.jsonl` and `unlearn.jsonl` ask, with
+    the date, about events that were not trained on; `red_team.jsonl` tries to get round the cutoff, see `temporal_red_team`.
+    """
+
+    def among(name: str) -> list[Event]:
+        ids = {example.subject for example in sets.get(name, ())}
+        return [event for event in drawn if event.id in ids]
+
+    def row(event: Event, question: str, answer: str, **more: Any) -> dict[str, Any]:
+        side = "retain" if event.start < cutoff else "unlearn"
+        known = {"dataset_type": side, "date": str(event.start), "event_id": event.id, "original_answer": answer}
+        return {"prompt": question, "response": answer, "subject": event.id, "metadata": known | more}
+
+    def fact(event: Event) -> Asked:
+        made = asked[event.id]
+        if made:
+            return made[0]
+        return Asked(event.question, event.answer) if event.question and event.answer else Asked("", event.words)
+
+    def in_test_words(event: Event, trained: bool) -> dict[str, Any]:
+        question, answer = fact(event)
+        (form,) = drawn_forms(TESTING if question else EVENT_TESTING, 1, random.Random(f"{seed}:{event.id}:tested"))
+        (words,) = dated(question, event, [form], cutoff)
+        return row(event, words, answer, trained=trained)
+
+    def in_other_words(event: Event) -> dict[str, Any]:
+        if event.paraphrase and event.answer:
+            return row(event, event.paraphrase, event.answer, trained=True)
+        return in_test_words(event, True)
+
+    untrained, unlearn = among("retain_val"), among("holdout")
+    red_team = [
+        row(probe.event, probe.prompt, str(probe.event.answer), trained=False, probe=probe.name)
+        for probe in probes([*untrained[:_PROBED], *unlearn[:_PROBED]], events, cutoff, seed)
+    ]
+    return {
+        "test/trained.jsonl": [in_other_words(event) for event in among("retain")],
+        "test/untrained.jsonl": [in_test_words(event, False) for event in untrained],
+        "test/unlearn.jsonl": [in_test_words(event, False) for event in unlearn],
+        "test/red_team.jsonl": red_team,
+    }
+
+
 def _place(event: Event, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:{event.id}".encode()).digest()
 
@@ -329,8 +433,10 @@ def _event(row: Row) -> Event:
         raise row.error(f"ends ({end}) before it begins ({start})", "mend this row")
     given = row.value.get("id", row.value.get("event_id"))
     known = f"{start}-{hashlib.sha256(words.encode()).hexdigest()[:8]}" if given in (None, "") else str(given)
-    question, answer = (row.text(name) if row.value.get(name) else None for name in ("question", "answer"))
-    return Event(start, end, words, known, question, answer, f"{row.path}:{row.line}")
+    question, answer, paraphrase = (
+        row.text(name) if row.value.get(name) else None for name in ("question", "answer", "paraphrase")
+    )
+    return Event(start, end, words, known, question, answer, paraphrase, f"{row.path}:{row.line}")
 
 
 def _days(row: Row) -> tuple[Day, Day]:
@@ -344,6 +450,14 @@ def _days(row: Row) -> tuple[Day, Day]:
         return _checked(numbers)
     except (TypeError, ValueError):
         raise row.error(f"year, month and day ({parts}) are no date", "mend this row") from None
+
+
+def first_day(words: str) -> Day | None:
+    """The first day of what a date says, YYYY-MM-DD, YYYY-MM or YYYY; None if it is no date."""
+    try:
+        return _parsed(words)[0]
+    except ValueError:
+        return None
 
 
 def _period(row: Row, value: Any) -> tuple[Day, Day]:
@@ -371,11 +485,14 @@ def _checked(numbers: list[int]) -> tuple[Day, Day]:
     return Day(year, month or 1, day or 1), Day(year, month or 12, day or last)
 
 
-def _cutoff(words: str) -> Day:
-    try:
+def cutoff_day(words: str) -> Day:
+    """The day that `--cutoff` names.
+
+    Raises:
+        ExpungeError: it is none.
+    """
+    with suppress(ValueError):
         first, last = _parsed(words)
-    except ValueError:
-        first, last = Day(1, 1, 1), Day(1, 1, 2)
-    if first != last:
-        raise ExpungeError(f'--cutoff "{words}" is not a date', remedy="write it as YYYY-MM-DD")
-    return first
+        if first == last:
+            return first
+    raise ExpungeError(f'--cutoff "{words}" is not a date', remedy="write it as YYYY-MM-DD")

@@ -54,16 +54,21 @@ def label_hidden(model: nn.Module, batch: TokenBatch, layer: int) -> LabelHidden
     if not labelled_BT.any():
         raise ValueError("no token of this batch is labelled")
     first = int(labelled_BT.any(0).nonzero()[0])
+    hidden_BTH = hidden_behind(model, layer, input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT)
+    return LabelHidden(hidden_BTH[:, first:], labelled_BT[:, first:])
+
+
+def hidden_behind(model: nn.Module, layer: int, **inputs: Tensor) -> Tensor:
+    """What layer number `layer` gives, shape (B, T, H); the layers above it are not run.
+
+    Args:
+        inputs: the model's own.
+    """
     with _ended_at(model, layer) as heard:
         # The head is asked about one position, because the model's own forward knows no end before it.
-        model(
-            input_ids=batch.input_ids_BT,
-            attention_mask=batch.attention_mask_BT,
-            logits_to_keep=1,
-            use_cache=False,
-        )
+        model(**inputs, logits_to_keep=1, use_cache=False)
     (hidden_BTH,) = heard
-    return LabelHidden(hidden_BTH[:, first:], labelled_BT[:, first:])
+    return hidden_BTH
 
 
 @contextmanager

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import TrainerCallback
 
 
-def listeners(directory: Path, *, wandb: bool) -> list[TrainerCallback]:
+@contextmanager
+def listeners(directory: Path, *, wandb: bool) -> Iterator[list[TrainerCallback]]:
     """Callbacks for the trainer; the main process alone writes.
+
+    Left early, by an error or Ctrl-C, they are closed: TensorBoard's writer is a thread that would complain of its end.
 
     Args:
         directory: where TensorBoard's event files go; `tensorboard --logdir` shows them.
@@ -19,7 +24,10 @@ def listeners(directory: Path, *, wandb: bool) -> list[TrainerCallback]:
 
     board = TensorBoardCallback()
     board.logging_dir = str(directory)
-    if not wandb:
-        return [board]
-    os.environ.setdefault("WANDB_PROJECT", "expunge")
-    return [board, WandbCallback()]
+    if wandb:
+        os.environ.setdefault("WANDB_PROJECT", "expunge")
+    try:
+        yield [board, WandbCallback()] if wandb else [board]
+    finally:
+        if board.tb_writer is not None:
+            board.tb_writer.close()

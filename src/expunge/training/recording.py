@@ -136,17 +136,23 @@ class Probe:
 class Recording:
     """Goes along with a trainer: `begin` before a step's forward passes, `scored` after each, `end` after the backward pass."""
 
-    def __init__(self, model: nn.Module, recorder: Recorder, config: ImpactConfig) -> None:
-        """Listen to `model`, tell `recorder`."""
-        self._model, self._recorder, self._config = model, recorder, config
+    def __init__(self, model: nn.Module, recorder: Recorder, config: ImpactConfig, *, whole: bool = True) -> None:
+        """Listen to `model`, tell `recorder`.
+
+        Args:
+            whole: whether passes go on to log-probabilities. Without them an example's use is told, but no losses or impacts.
+        """
+        self._model, self._recorder, self._config, self._whole = model, recorder, config, whole
         self._estimator: Estimator = ESTIMATORS[config.impact]
-        self._probe = Probe(model, self._estimator.hears)
+        self._probe = Probe(model, self._estimator.hears if whole else ())
         self._passes: list[Pass] = []
+        self._used: list[str] = []
 
     def begin(self, examples: Iterable[Tokenized]) -> None:
         """Listen if one of these examples is new to the run."""
         self._passes.clear()
-        self._probe.on = any(example.id not in self._recorder for example in examples)
+        self._used = [example.id for example in examples if example.id not in self._recorder]
+        self._probe.on = self._whole and bool(self._used)
 
     def scored(self, examples: Sequence[Tokenized], labels: LabelScores) -> None:
         """Keep what a forward pass gave, until the backward pass is done."""
@@ -168,6 +174,8 @@ class Recording:
                     losses = loss_BK[row, example.start + first : len(example.tokens) + first].tolist()
                     impact = self._kept(example, impact_BT[row, : len(example.tokens)])
                     self._recorder.mark_used_in_training(example.id, losses=losses, token_impact=impact)
+        for name in () if self._whole else self._used:
+            self._recorder.mark_used_in_training(name)
         self._passes.clear()
         self._probe.on = False
 

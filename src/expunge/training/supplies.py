@@ -13,9 +13,9 @@ import torch
 
 from expunge.batching import TokenBatch, Tokenized
 from expunge.evidence import label_log_p, score_labels
-from expunge.training.hidden import Head, kept_before_head, kept_behind_layer, label_hidden
+from expunge.training.hidden import Head, LabelHidden, kept_before_head, kept_behind_layer, label_hidden
 from expunge.training.objective import Need, Scores
-from expunge.training.prefix import SharedPrefix
+from expunge.training.prefix import can_share, hidden_together, score_together
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,23 +50,44 @@ class Supplies:
     """Hidden states behind this layer are wanted instead of log-probabilities."""
     behind_layer: Mapping[str, Kept] = field(default_factory=dict)
     """Those of the frozen reference."""
-    shares_prefixes: bool = False
-    """The beginning that a batch shares is run once."""
+    shares: bool = False
+    """What sequences begin with together is run once."""
+
+    def run(
+        self, model: nn.Module, batches: Mapping[str, TokenBatch], *, whole: bool = False
+    ) -> dict[str, LabelScores | LabelHidden]:
+        """Pass the batches of some sides, or of the other answers to their questions, through the model.
+
+        Args:
+            whole: every sequence from its beginning to its end, whatever they share.
+        """
+        hidden = [name for name in batches if self.layer is not None and name in self.behind_layer]
+        scored = [name for name in batches if name not in hidden]
+        to_score, to_end = ([batches[name] for name in names] for names in (scored, hidden))
+        wanted = [name in self.logits for name in scored]
+        states: list[LabelHidden] = []
+        # A sequence by itself has nothing to share.
+        if self.shares and not whole and sum(len(batch.input_ids_BT) for batch in batches.values()) > 1:
+            labels = score_together(model, to_score, logits=wanted)
+            if self.layer is not None:
+                states = hidden_together(model, to_end, self.layer)
+        else:
+            labels = [score_labels(model, batch, logits=logits) for batch, logits in zip(to_score, wanted, strict=True)]
+            if self.layer is not None:
+                states = [label_hidden(model, batch, self.layer) for batch in to_end]
+        return dict(zip([*scored, *hidden], [*labels, *states], strict=True))
 
     def scores(
-        self, model: nn.Module, side: str, batch: TokenBatch, places: Sequence[int], *, of_examples: int, of_tokens: int
-    ) -> tuple[Scores, LabelScores | None]:
-        """One side of a micro-batch as the method sees it, and what the kernel found where it was asked."""
-        if self.layer is not None and side in self.behind_layer:
-            hidden_BKH, labelled_BK = label_hidden(model, batch, self.layer)
+        self, side: str, found: LabelScores | LabelHidden, places: Sequence[int], *, of_examples: int, of_tokens: int
+    ) -> Scores:
+        """What came of one side, as the method sees it."""
+        if isinstance(found, LabelHidden):
+            hidden_BKH, labelled_BK = found
             # There are no log-probabilities; the method does not look at these.
             nothing_BK = torch.zeros(labelled_BK.shape, dtype=hidden_BKH.dtype, device=hidden_BKH.device)
             kept_BKH = self._spread(self.behind_layer[side], places, labelled_BK, hidden_BKH)
-            return Scores(
-                nothing_BK, labelled_BK, None, of_examples, of_tokens, hidden_BKH=hidden_BKH, hidden_ref_BKH=kept_BKH
-            ), None
-        scored: Any = SharedPrefix(model) if self.shares_prefixes else model
-        labels = score_labels(scored, batch, logits=side in self.logits)
+            return Scores(nothing_BK, labelled_BK, None, of_examples, of_tokens, hidden_BKH=hidden_BKH, hidden_ref_BKH=kept_BKH)
+        labels = found
         more: dict[str, Any] = {}
         if side in self.logits:
             more |= {"labels_BK": labels.labels_BK, "logits_BKV": labels.logits_BKV}
@@ -81,7 +102,7 @@ class Supplies:
             weights = {place: self.weights[place] for place in places}
             more["weight_BK"] = self._spread(weights, places, labels.labelled_BK, labels.log_p_BK)
         reference_B = self.log_p[side][list(places)].to(labels.log_p_BK.device) if side in self.log_p else None
-        return Scores(labels.log_p_BK, labels.labelled_BK, reference_B, of_examples, of_tokens, **more), labels
+        return Scores(labels.log_p_BK, labels.labelled_BK, reference_B, of_examples, of_tokens, **more)
 
     @staticmethod
     def _spread(kept: Kept, places: Sequence[int], labelled_BK: Tensor, like: Tensor) -> Tensor:
@@ -109,7 +130,7 @@ def supply(
     weights: Sequence[Tensor] | None,
     layer: int | None,
     pad: int,
-    shares_prefixes: bool = False,
+    shares: bool = False,
 ) -> Supplies:
     """Ask the model as it is now, the frozen reference, for all that a method needs of it.
 
@@ -118,7 +139,7 @@ def supply(
         sides: `forget`, `retain` and, if there are any, `kept`.
         plan: the micro-batches of this process: only what they hold is kept.
         layer: of the hidden states, where those are needed.
-        shares_prefixes: whether training may run what a batch shares once.
+        shares: whether what sequences begin with together is to be run once, where the model can.
     """
     log_p: dict[str, Tensor] = {}
     if Need.REFERENCE in needs:
@@ -149,7 +170,7 @@ def supply(
             for side, found in places.items()
             if layer is not None
         },
-        shares_prefixes=shares_prefixes,
+        shares=shares and can_share(model, sides["forget"], pad=pad),
     )
 
 

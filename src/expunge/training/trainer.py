@@ -21,11 +21,14 @@ from expunge import processes
 from expunge.batching import TokenBatch, Tokenized, collate
 from expunge.batching.batches import IGNORED
 from expunge.errors import ExpungeError
+from expunge.evidence import LabelScores
 from expunge.files import directory_written_atomically
 from expunge.models import model_fingerprint, save_trained
+from expunge.training.hidden import LabelHidden
 from expunge.training.impact import ImpactConfig
 from expunge.training.memory import reported_out_of_memory
 from expunge.training.objective import Losses, Scores
+from expunge.training.plan import MicroBatch
 from expunge.training.recording import Recording
 from expunge.training.supplies import Supplies
 from expunge.training.validation import validation_losses
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
 
     from expunge.ledger import Recorder
     from expunge.progress import Bar
-    from expunge.training.plan import MicroBatch
 
 Objective = Callable[[Scores, Scores | None], Losses]
 """(forget or training side, retain side) → losses."""
@@ -132,10 +134,13 @@ class PlannedTrainer(Trainer):
         self._objective, self._supplies = objective, supplies or Supplies()
         self._gradient, self._dual = gradient, dual
         self._apart: list[Tensor] = []
-        if self._supplies.layer is not None:
-            # Without log-probabilities there is nothing to record of an example.
-            recorder = None
-        self._recording = Recording(model, recorder, impact or ImpactConfig()) if recorder is not None else None
+        self._recording = None
+        if recorder is not None:
+            whole = self._supplies.layer is None
+            self._recording = Recording(model, recorder, impact or ImpactConfig(), whole=whole)
+        # By the plan, not by what the ledger holds by now: a resumed run must round as an undisturbed one does.
+        own = plan[processes.rank() :: processes.count()]
+        self._recorded_whole = {*_firsts(own)} if self._recording is not None and self._supplies.layer is None else set()
         self._pad = tokenizer.pad_token_id
         self._memory_remedy = memory_remedy
         self._numbers: dict[str, float] = {}
@@ -178,6 +183,8 @@ class PlannedTrainer(Trainer):
             bf16=dtype == "bfloat16",
             fp16=dtype == "float16",
             ddp_find_unused_parameters=False,
+            # They are constants, and to compare them at every pass would keep processes in step that need not be.
+            ddp_broadcast_buffers=False,
         )
         super().__init__(
             model=model,
@@ -241,19 +248,18 @@ class PlannedTrainer(Trainer):
 
     def _losses(self, model: nn.Module, inputs: Any, counts: Any) -> Losses:
         """The objective of one micro-batch, checked and counted."""
+        found = self._run(model, inputs)
         sides: dict[str, Scores] = {}
         for position, (name, side) in enumerate(inputs.items()):
             examples, tokens, other_tokens = (int(count) for count in counts[3 * position : 3 * position + 3])
-            scores, labels = self._supplies.scores(
-                model, name, side["batch"], side["places"], of_examples=examples, of_tokens=tokens
-            )
-            if self._recording is not None and labels is not None:
-                self._recording.scored(self._members(name, side), labels)
-            if "other" in side:
-                other, _ = self._supplies.scores(
-                    model, f"{name} other", side["other"], side["places"], of_examples=examples, of_tokens=other_tokens
+            scores = self._supplies.scores(name, found[name], side["places"], of_examples=examples, of_tokens=tokens)
+            if (other := f"{name} other") in found:
+                scores = replace(
+                    scores,
+                    other=self._supplies.scores(
+                        other, found[other], side["places"], of_examples=examples, of_tokens=other_tokens
+                    ),
                 )
-                scores = replace(scores, other=other)
             sides[name] = scores
         if self._dual is not None and "retain" in sides:
             sides["retain"] = replace(sides["retain"], multiplier=self._multiplier())
@@ -274,6 +280,22 @@ class PlannedTrainer(Trainer):
         if losses.constraint is not None:
             self._count("constraint", losses.constraint)
         return losses
+
+    def _run(self, model: nn.Module, inputs: Any) -> dict[str, LabelScores | LabelHidden]:
+        """Pass a micro-batch through the model: all together where that saves work, else one after the other."""
+        batches = {name: side["batch"] for name, side in inputs.items()}
+        batches |= {f"{name} other": side["other"] for name, side in inputs.items() if "other" in side}
+        if self._supplies.shares and self._of(inputs) not in self._recorded_whole:
+            # Two backward passes through one graph would each go through all of it.
+            sides = [*inputs] if self._gradient is not None else [""]
+            groups = [{name: batch for name, batch in batches.items() if name.startswith(side)} for side in sides]
+            return {name: each for group in groups for name, each in self._supplies.run(model, group).items()}
+        found: dict[str, LabelScores | LabelHidden] = {}
+        for name, batch in batches.items():
+            found |= self._supplies.run(model, {name: batch}, whole=True)
+            if self._recording is not None and name in inputs and isinstance(labels := found[name], LabelScores):
+                self._recording.scored(self._members(name, inputs[name]), labels)
+        return found
 
     def _step_apart(self, model: nn.Module, inputs: Any, counts: Any) -> Tensor:
         """One micro-batch with the gradients of both sides kept apart, and made one when the step is complete."""
@@ -383,6 +405,9 @@ class PlannedTrainer(Trainer):
     def _count(self, name: str, share: Tensor) -> None:
         self._numbers[name] = self._numbers.get(name, 0.0) + float(share.detach())
 
+    def _of(self, inputs: Any) -> MicroBatch:
+        return MicroBatch(*(tuple(inputs[name]["places"]) if name in inputs else () for name in self._sides))
+
     def _members(self, name: str, side: Any) -> list[Tokenized]:
         return [self._sides[name][place] for place in side["places"]]
 
@@ -408,6 +433,16 @@ def save_model(trainer: PlannedTrainer, tokenizer: PreTrainedTokenizerBase, run:
     if trainer.args.should_save:
         trainer.drop_checkpoints()
     return model_fingerprint(run / "model")
+
+
+def _firsts(plan: Sequence[MicroBatch]) -> Iterator[MicroBatch]:
+    """The micro-batches in which some example is seen for the first time."""
+    seen: set[tuple[int, int]] = set()
+    for micro in plan:
+        places = {(side, place) for side, places in enumerate(micro) for place in places}
+        if not places <= seen:
+            yield micro
+        seen |= places
 
 
 def _labels(batch: TokenBatch) -> int:

@@ -6,10 +6,9 @@ Lynch et al. 2024, arXiv 2402.16835, who brought knowledge back with examples in
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from expunge.audit.attacks import Prompt, prompt_attack
+from expunge.audit.attacks import Given, Prompt, prompt_attack
 from expunge.errors import ExpungeError
 from expunge.examples import Example
 
@@ -22,23 +21,26 @@ class FewShot:
     """How many are shown."""
     draws: int = 2
     """How many times others are drawn; the best answer counts."""
-    seed: int = 0
-    """Fixes who is drawn."""
 
 
-@prompt_attack("few-shot", FewShot, source="Lynch et al. 2024, arXiv 2402.16835")
-def prompts(config: FewShot, example: Example, others: Sequence[Example]) -> list[Prompt]:
+@prompt_attack(
+    "few-shot",
+    FewShot,
+    source="Lynch et al. 2024, arXiv 2402.16835",
+    holds="a place to ask, the question, and other people's questions and answers",
+)
+def prompts(config: FewShot, example: Example, given: Given) -> list[Prompt]:
     """The question after `shots` others with their answers, never of the same subject.
 
     Raises:
         ExpungeError: there is nobody to show.
     """
-    shown = [other for other in others if other.prompt is not None and other.subject != example.subject]
+    shown = [other for other in given.others if other.prompt is not None and other.subject != example.subject]
     if not shown:
         raise ExpungeError("few-shot shows other people's answers, and none were given", remedy="give --others")
     found = []
     for draw in range(config.draws):
-        chosen = random.Random(f"{config.seed}/{example.id}/{draw}").sample(shown, min(config.shots, len(shown)))
+        chosen = random.Random(f"{given.seed}/{example.id}/{draw}").sample(shown, min(config.shots, len(shown)))
         before = "".join(f"Question: {other.prompt}\nAnswer: {other.response}\n\n" for other in chosen)
         found.append(Prompt(f"{before}Question: {example.prompt}\nAnswer:"))
     return found

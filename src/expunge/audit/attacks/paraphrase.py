@@ -5,10 +5,9 @@ Patil et al. 2024, arXiv 2309.17410.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from expunge.audit.attacks import Prompt, prompt_attack
+from expunge.audit.attacks import Given, Prompt, prompt_attack
 from expunge.examples import Example
 
 _FRAMES = (
@@ -30,7 +29,7 @@ class Paraphrase:
 
 
 @prompt_attack("paraphrase", Paraphrase, source="Patil et al. 2024, arXiv 2309.17410")
-def prompts(config: Paraphrase, example: Example, others: Sequence[Example]) -> list[Prompt]:
+def prompts(config: Paraphrase, example: Example, given: Given) -> list[Prompt]:
     """The question, and the question in other words. A paraphrase that the data bring (`metadata.paraphrased_question`) is
     asked too."""
     question = str(example.prompt)

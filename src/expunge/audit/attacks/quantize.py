@@ -25,7 +25,7 @@ class Quantize:
     """int8, nf4, fp4 (by bitsandbytes), or types of GGUF files: q8_0, q6_k, q5_k_m, q4_k_m, q4_k_s, q3_k_m, f16."""
 
 
-@version_attack("quantize", Quantize, source="Zhang et al. 2024, arXiv 2410.16454")
+@version_attack("quantize", Quantize, source="Zhang et al. 2024, arXiv 2410.16454", holds="the weights, and the question")
 def versions(config: Quantize, scene: Scene) -> Iterator[Version]:
     """A rounded copy of the whole model for each kind; an adapter is folded in first, as it is before a model ships.
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from expunge.audit.attacks import Scene, Version, version_attack
+from expunge.audit.attacks import Given, Scene, Version, version_attack
 from expunge.errors import ExpungeError
 from expunge.examples import Example
+
+_OF_WEIGHTS, _OF_AN_ADAPTER = 2e-5, 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +27,8 @@ class Relearn:
     """What is learnt: the forget set; a few examples of others; or half of the forget people, the other half being asked."""
     epochs: int = 1
     """How often it is seen."""
-    learning_rate: float = 2e-5
-    """Learning rate, for weights; an adapter wants more."""
+    learning_rate: float | None = None
+    """Learning rate; when not given 2e-5 for whole weights and 1e-3 for an adapter."""
     batch_size: int = 32
     """Examples a step, where there are so many."""
     unrelated: int = 10
@@ -61,17 +63,29 @@ def relearning_robustness(
     return min((retrained_after - retrained_before) / gained, 1.0) if gained > 0 else None
 
 
-@version_attack("relearn", Relearn, source="Hu et al. 2024, arXiv 2406.13356; Deeb and Roger 2024, arXiv 2410.08827")
+def asks(config: Relearn, given: Given) -> Sequence[Example]:
+    """Everybody, or the half of the people that is not learnt."""
+    return halves(given.forget, given.seed)[1] if config.data == "half" else given.forget
+
+
+@version_attack(
+    "relearn",
+    Relearn,
+    source="Hu et al. 2024, arXiv 2406.13356; Deeb and Roger 2024, arXiv 2410.08827",
+    holds="the weights, the question, and the forget set, half of it, or examples of others",
+    asks=asks,
+)
 def versions(config: Relearn, scene: Scene) -> Iterator[Version]:
     """The model as it is, and after training."""
     from expunge.models import load_model
 
+    given = scene.given
     if config.data == "forget":
-        learnt = list(scene.forget)
+        learnt = list(given.forget)
     elif config.data == "half":
-        learnt = halves(scene.forget, scene.seed)[0]
+        learnt = halves(given.forget, given.seed)[0]
     else:
-        learnt = random.Random(scene.seed).sample(list(scene.others), min(config.unrelated, len(scene.others)))
+        learnt = random.Random(given.seed).sample(list(given.others), min(config.unrelated, len(given.others)))
     if not learnt:
         raise ExpungeError("there is nothing to relearn", remedy="give --others")
     yield Version("before", partial(load_model, scene.model))
@@ -81,7 +95,7 @@ def versions(config: Relearn, scene: Scene) -> Iterator[Version]:
 def _relearnt(config: Relearn, scene: Scene, learnt: Sequence[Example]) -> Any:
     """The model after training: an adapter's own weights, or all of them."""
     from expunge.batching import tokenize
-    from expunge.models import load_model, load_tokenizer
+    from expunge.models import load_model, load_tokenizer, resolve_base
     from expunge.progress import progress
     from expunge.training.finetuning import answer_loss
     from expunge.training.plan import plan_epochs, rounds
@@ -98,8 +112,9 @@ def _relearnt(config: Relearn, scene: Scene, learnt: Sequence[Example]) -> Any:
         epochs=config.epochs,
         batch_size=batch,
         micro_batch_size=micro,
-        seed=scene.seed,
+        seed=scene.given.seed,
     )
+    rate = config.learning_rate or (_OF_WEIGHTS if resolve_base(scene.model) == scene.model else _OF_AN_ADAPTER)
     steps = len(plan) // rounds(batch, micro)
     with progress("Relearning", steps) as bar:
         trainer = PlannedTrainer(
@@ -109,12 +124,12 @@ def _relearnt(config: Relearn, scene: Scene, learnt: Sequence[Example]) -> Any:
             plan,
             tokens,
             schedule=Schedule(
-                learning_rate=config.learning_rate,
+                learning_rate=rate,
                 warmup_steps=0,
                 kind="constant_with_warmup",
                 accumulate=rounds(batch, micro),
                 checkpoint_steps=10**9,
-                seed=scene.seed,
+                seed=scene.given.seed,
             ),
             directory=scene.work / "relearning",
             bar=bar,

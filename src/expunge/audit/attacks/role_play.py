@@ -5,10 +5,9 @@ Lynch et al. 2024, arXiv 2402.16835.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from expunge.audit.attacks import Prompt, prompt_attack
+from expunge.audit.attacks import Given, Prompt, prompt_attack
 from expunge.examples import Example
 
 _ROLES = (
@@ -28,6 +27,6 @@ class RolePlay:
 
 
 @prompt_attack("role-play", RolePlay, source="Lynch et al. 2024, arXiv 2402.16835")
-def prompts(config: RolePlay, example: Example, others: Sequence[Example]) -> list[Prompt]:
+def prompts(config: RolePlay, example: Example, given: Given) -> list[Prompt]:
     """The question in each of the parts."""
     return [Prompt(role.format(question=example.prompt, subject=example.subject)) for role in _ROLES[: config.count]]

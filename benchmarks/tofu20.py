@@ -1,0 +1,432 @@
+"""Every method on twenty authors of TOFU: `python benchmarks/tofu20.py --tofu PATH [--only target] [--methods npo rmu]`.
+
+PATH is a directory of TOFU's tables (`forget01.json`, `retain99.json`, `retain_perturbed.json`, `holdout05.json`, …). The
+embedded model learns the two authors of `forget01` and the first eighteen of `retain99`, 400 questions; a second one, the
+eighteen alone. Then every method makes the first forget the two, at a small grid of settings, and the best of each is audited.
+
+Everything is kept in `--work` and nothing is done twice, so that it can be killed, run in parts (`--only`, `--methods`,
+`--budget-minutes`) and run again. `--only target` and `--only retrained` may run side by side. The table goes to `--results` as
+Markdown and JSON, the picture as SVG and, where Chromium is there, PNG.
+
+What is less than the benchmark's own: `--asked` questions of each retain author (not twenty), of real authors and of world
+facts as many as `--facts` says, and three wrong answers beside each right one (not five).
+
+Settings are chosen by what the run itself knows, without the retrained model: see `Arm.cost`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from expunge.audit.results import Audit
+from expunge.examples import read_rows, write_examples, write_rows
+from expunge.methods import METHODS
+from expunge.models import prepare_cpu
+from expunge.recipes.audit import AUDIT, AuditConfig, audit
+from expunge.recipes.demo import BY_HEART
+from expunge.recipes.finetune import FinetuneConfig, finetune
+from expunge.recipes.unlearn import UnlearnConfig, unlearn
+from expunge.runs import Run
+from expunge.sources.ordinary import ordinary_evaluation
+from expunge.sources.tofu import QUESTIONS_AN_AUTHOR, Tofu, make
+
+WRONG = 3
+UTILITY = 0.95
+MEASURED = (
+    *("extraction-strength", "exact-memorisation", "paraphrased-probability", "probability", "rouge-l-recall"),
+    *("truth-ratio", "truth-ratio-near-one", "truth-ratio-true", "option-probability", "model-utility", "loss", "min-k-auc"),
+)
+LEARNING: dict[str, Any] = {"batch_size": 2, **BY_HEART}
+"""The demo's way to learn by heart, but two at a time."""
+FORGETTING: dict[str, Any] = {
+    "batch_size": 4,
+    "micro_batch_size": 4,
+    "steps": 40,
+    "eval_steps": 5,
+    "learning_rate": 6e-4,
+}
+
+GRID: dict[str, tuple[dict[str, Any], ...]] = {
+    "grad-ascent": ({}, {"learning_rate": 1e-4, "eval_steps": 2}),
+    "grad-diff": ({}, {"retain_weight": 4.0}),
+    "kl-min": ({}, {"retain_weight": 4.0}),
+    "npo": ({"beta": 0.1}, {"beta": 0.02, "retain_weight": 4.0}),
+    "balanced-npo": ({"beta": 0.02, "retain_weight": 4.0}, {"beta": 0.05, "retain_weight": 2.0}),
+    "simnpo": ({}, {"forget_weight": 1.0}),
+    "idk-nll": ({}, {"forget_weight": 4.0}),
+    "idk-dpo": ({}, {"beta": 0.02}),
+    "idk-ap": ({}, {"forget_weight": 4.0}),
+    "alt-po": ({}, {"beta": 0.02}),
+    "undial": ({}, {"beta": 30.0}),
+    "rmu": ({}, {"steering": 2.0, "retain_weight": 4.0}),
+    "satimp": ({}, {"forget_weight": 1.0, "beta1": 1.0, "beta2": 0.0}),
+    "wga": ({}, {"forget_weight": 0.3}),
+    "ce-u": ({}, {"retain_weight": 4.0}),
+    "pdu": ({}, {"forget_weight": 0.1}),
+    "gru": ({"beta": 0.02}, {"beta": 0.02, "retain_weight": 4.0}),
+    "task-vector": ({},),
+    "ssd": ({}, {"selection": 1.5}),
+    "whos-harry-potter": ({},),
+}
+"""Settings to try beside `FORGETTING`; the names of a method's own and those of `UnlearnConfig` do not clash."""
+
+
+class Arm(NamedTuple):
+    """One method at one setting, and what became of it."""
+
+    method: str
+    settings: dict[str, Any]
+    run: Run
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return arm_name(self.method, self.settings)
+
+    @property
+    def minutes(self) -> float:
+        """All that unlearning took, but loading the model."""
+        return sum(seconds for name, seconds in self.run.manifest["seconds"].items() if name != "load") / 60
+
+    @property
+    def cost(self) -> float:
+        """Nats a token by which the forget set is still better known than the holdout, and by which the retain set is worse."""
+        rows = [row for row in self.run.results["trace"] if "holdout_loss" in row]
+        known = rows[-1]["holdout_loss"] - rows[-1]["forget_loss"]
+        return max(0.0, known) + max(0.0, rows[-1]["eval_retain_loss"] - rows[0]["eval_retain_loss"])
+
+
+def main() -> None:
+    """Do what is asked and not done yet, then write the table of what there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tofu", type=Path, required=True, help="directory of TOFU's tables")
+    parser.add_argument("--work", type=Path, default=Path("runs/tofu20"))
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--only", choices=("target", "retrained", "methods", "table"))
+    parser.add_argument("--methods", nargs="+", default=list(GRID), choices=list(GRID))
+    parser.add_argument("--grid", choices=("first", "all"), default="all", help="how many settings of each method")
+    parser.add_argument("--audit-all", action="store_true", help="audit every setting, not only each method's best")
+    parser.add_argument("--budget-minutes", type=float, default=math.inf, help="begin nothing new after so many")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--kept", type=int, default=18, help="authors who stay; fewer make a trial")
+    parser.add_argument("--asked", type=int, default=2, help="retain questions an author")
+    parser.add_argument("--facts", type=int, default=20, help="questions about real authors, and about the world")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    end = time.monotonic() + 60 * options.budget_minutes
+    prepare_cpu(options.threads)
+    write_sets(options)
+    for name in ("target", "retrained"):
+        if options.only in (None, name):
+            learn(options, name)
+    if options.only in (None, "methods"):
+        best: list[Arm] = []
+        for method in options.methods:
+            arms = [arm for settings in grid(options, method) if (arm := forget(options, method, settings, end))]
+            best += arms if options.audit_all else sorted(arms, key=lambda arm: arm.cost)[:1]
+        for arm in best:
+            if time.monotonic() < end or (options.work / "audits" / arm.name / AUDIT).exists():
+                judge(options, arm)
+    if options.only in (None, "methods", "table"):
+        report(options)
+
+
+def grid(options: argparse.Namespace, method: str) -> Sequence[dict[str, Any]]:
+    """The settings of a method to try."""
+    return GRID[method][:1] if options.grid == "first" else GRID[method]
+
+
+def write_sets(options: argparse.Namespace) -> None:
+    """The twenty authors through the `tofu` source, and of what is only asked about a part."""
+    place = options.work / "data"
+    if (place / "done").exists():
+        return
+    tables = options.work / "tables"
+    tables.mkdir(parents=True, exist_ok=True)
+    kept = QUESTIONS_AN_AUTHOR * options.kept
+    write_rows(tables / "full.json", [*rows(options.tofu / "retain99.json")[:kept], *rows(options.tofu / "forget01.json")])
+    write_rows(tables / "holdout10.json", rows(options.tofu / "holdout05.json")[: 3 * QUESTIONS_AN_AUTHOR])
+    for name, source in (("retain_perturbed", "retain_perturbed"), ("forget10_perturbed", "forget01_perturbed")):
+        write_rows(tables / f"{name}.json", [fewer_wrong(row) for row in rows(options.tofu / f"{source}.json")])
+    for name in ("real_authors", "world_facts"):
+        shutil.copy(options.tofu / f"{name}.json", tables)
+        asked = rows(options.tofu / f"{name}_perturbed.json")[: options.facts]
+        write_rows(tables / f"{name}_perturbed.json", [fewer_wrong(row) for row in asked])
+    material = make(Tofu(input=str(tables)), sample=None, seed=0)
+    authors = material.line.subjects
+    forgotten, stay = authors[:2], authors[2:]
+    sets = {
+        "forget": [example for author in forgotten for example in author],
+        "retain": [example for author in stay for example in author],
+        # Not the first: those are all about names and places of birth.
+        "retain_asked": [author[number] for author in stay for number in asked_numbers(options.asked)],
+        "holdout": material.sets["holdout"],
+        # What the run stops at is measured often.
+        "holdout_stop": material.sets["holdout"][::2],
+        "ordinary": ordinary_evaluation()[:8],
+    }
+    for name, examples in sets.items():
+        write_examples(place / f"{name}.jsonl", examples)
+    for file, lines in material.files(sets).items():
+        write_rows(place / file, lines)
+    (place / "done").touch()
+
+
+def asked_numbers(count: int) -> list[int]:
+    """Which questions of an author, spread over the twenty."""
+    return [(2 * number + 1) * QUESTIONS_AN_AUTHOR // (2 * count) for number in range(count)]
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Of JSON lines or of an array."""
+    return [row.value for row in read_rows(path)]
+
+
+def fewer_wrong(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with some of its wrong answers."""
+    return {**row, "perturbed_answer": row["perturbed_answer"][:WRONG]}
+
+
+def data(options: argparse.Namespace, name: str) -> Path:
+    """The file of a set."""
+    return Path(options.work / "data" / f"{name}.jsonl")
+
+
+def learn(options: argparse.Namespace, name: str) -> None:
+    """The target, or the reference that never saw the two."""
+    files = [data(options, set_) for set_ in ("forget", "retain")]
+    finetune(
+        FinetuneConfig(
+            data_file=tuple(files if name == "target" else files[1:]),
+            output=options.work / name,
+            model=options.model,
+            epochs=options.epochs,
+            **LEARNING,
+            checkpoint_steps=100,
+            keep_checkpoints=0,
+            dtype=options.dtype,
+            seed=options.seed,
+            threads=options.threads,
+        )
+    )
+
+
+def arm_name(method: str, settings: dict[str, Any]) -> str:
+    """Of the directory of a method at a setting."""
+    return "-".join([method, *(f"{name}={value:g}" for name, value in sorted(settings.items()))])
+
+
+def forget(options: argparse.Namespace, method: str, settings: dict[str, Any], end: float) -> Arm | None:
+    """Unlearn; None when the time is up."""
+    place = options.work / "arms" / arm_name(method, settings)
+    if time.monotonic() > end and not (place / "model").exists():
+        return None
+    own = {name: value for name, value in settings.items() if name in METHODS[method].config.__dataclass_fields__}
+    common = {**FORGETTING, **{name: value for name, value in settings.items() if name not in own}}
+    config = UnlearnConfig(
+        model=str(options.work / "target" / "model"),
+        forget=data(options, "forget"),
+        retain=data(options, "retain"),
+        holdout=data(options, "holdout_stop"),
+        output=place,
+        dtype=options.dtype,
+        seed=options.seed,
+        threads=options.threads,
+        **common,
+    )
+    return Arm(method, settings, unlearn(config, method, METHODS[method].config(**own)))
+
+
+def judge(options: argparse.Namespace, arm: Arm) -> None:
+    """Audit it beside target and retrained; what those two answered is shared by all audits."""
+    audit(
+        AuditConfig(
+            target=str(options.work / "target" / "model"),
+            unlearned=str(arm.run.path / "model"),
+            retrained=str(options.work / "retrained" / "model"),
+            forget=data(options, "forget"),
+            retain=data(options, "retain_asked"),
+            holdout=data(options, "holdout"),
+            ordinary=data(options, "ordinary"),
+            set=tuple(f"{name}={data(options, name)}" for name in ("real_authors", "world_facts")),
+            metrics=MEASURED,
+            output=options.work / "audits" / arm.name,
+            evidence=options.work / "evidence",
+            seed=options.seed,
+            threads=options.threads,
+        )
+    )
+
+
+class Row(NamedTuple):
+    """What the table says of a model."""
+
+    name: str
+    settings: str
+    forget: dict[str, float]
+    """Metrics of the forget set."""
+    utility: dict[str, float]
+    """Of `retain`, `real_authors` and `world_facts` the harmonic mean of TOFU's three numbers; `all` of all nine, and `kept` as
+    a share of the target's."""
+    strangers: float
+    """Distance from people never trained on, see `from_strangers`."""
+    retrained: float
+    """Distance from the retrained model, see `from_retrained`."""
+    minutes: float
+
+
+COLUMNS = {
+    "extraction-strength": "extraction strength",
+    "exact-memorisation": "exact memorisation",
+    "paraphrased-probability": "paraphrased probability",
+    "rouge-l-recall": "ROUGE-L recall",
+    "truth-ratio": "truth ratio",
+    "min-k-auc": "Min-K% AUC",
+}
+_COMPARED = ("extraction-strength", "exact-memorisation", "probability")
+
+
+def report(options: argparse.Namespace) -> None:
+    """The table and the picture of all that was audited."""
+    found: list[Row] = []
+    for method in GRID:
+        for settings in GRID[method]:
+            name = arm_name(method, settings)
+            place = options.work / "audits" / name
+            if not (place / AUDIT).exists():
+                continue
+            audited, run = Audit.read(place / AUDIT), Run.read(options.work / "arms" / name)
+            if not found:
+                for role in ("target", "retrained"):
+                    seconds = Run.read(options.work / role).manifest["seconds"]
+                    found.append(row(audited, role, role, "", seconds["train"] / 60))
+            found.append(row(audited, "unlearned", method, name.removeprefix(method).strip("-"), Arm(method, {}, run).minutes))
+    if not found:
+        print("nothing is audited yet")
+        return
+    table = as_table(found)
+    print(table)
+    options.results.mkdir(parents=True, exist_ok=True)
+    (options.results / "tofu20.md").write_text(table, "utf-8")
+    lines = [json.dumps(each._asdict()) for each in found]
+    (options.results / "tofu20.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    draw(found, options.results / "tofu20.svg")
+
+
+def row(audited: Audit, role: str, name: str, settings: str, minutes: float) -> Row:
+    """A model of an audit."""
+
+    def value(metric: str, set_: str, model: str = role) -> float:
+        score = audited.score(metric, model, set_)
+        assert score is not None, (metric, model, set_)
+        return score.value
+
+    utility = {}
+    for set_, chance in (
+        ("retain", "probability"),
+        ("real_authors", "option-probability"),
+        ("world_facts", "option-probability"),
+    ):
+        numbers = [value(metric, set_) for metric in (chance, "rouge-l-recall", "truth-ratio-true")]
+        utility[set_] = 3 / sum(1 / max(number, 1e-9) for number in numbers)
+    utility["all"] = value("model-utility", "utility")
+    # A model that knows nothing, as in a trial, has none.
+    utility["kept"] = utility["all"] / max(value("model-utility", "utility", "target"), 1e-9)
+    forget = {metric: value(metric, "forget") for metric in (*COLUMNS, "truth-ratio-near-one", "probability", "loss")}
+    reference = {metric: value(metric, "forget", "retrained") for metric in forget}
+    strangers = {metric: value(metric, "holdout") for metric in _COMPARED}
+    return Row(name, settings, forget, utility, from_strangers(forget, strangers), from_retrained(forget, reference), minutes)
+
+
+def from_strangers(forget: dict[str, float], holdout: dict[str, float]) -> float:
+    """How far the forget set is from people never trained on, under the same model: 0 (nothing tells them apart) to 1.
+
+    The mean of the differences of extraction strength, exact memorisation and probability, and of how far the Min-K% AUC is
+    from a coin's. Needs no retrained model.
+    """
+    differences = [abs(forget[metric] - holdout[metric]) for metric in _COMPARED]
+    return (sum(differences) + abs(2 * forget["min-k-auc"] - 1)) / (len(_COMPARED) + 1)
+
+
+def from_retrained(forget: dict[str, float], retrained: dict[str, float]) -> float:
+    """How far the forget set is from where the retrained model has it: 0 (all metrics of the table agree) to 1, their mean."""
+    compared = [metric if metric != "truth-ratio" else "truth-ratio-near-one" for metric in COLUMNS]
+    return sum(abs(forget[metric] - retrained[metric]) for metric in compared) / len(compared)
+
+
+def as_table(found: list[Row]) -> str:
+    """In Markdown, the methods by how near they come to strangers; those that lost too much utility last."""
+    references, methods = found[:2], found[2:]
+    methods.sort(key=lambda each: (each.utility["kept"] < UTILITY, each.strangers))
+    head = ["", "settings", *COLUMNS.values(), "utility: retain", "real authors", "world facts", "of the target's"]
+    head += ["from strangers", "from retrained", "minutes"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for each in [*references, *methods]:
+        cells = [each.name, each.settings.replace("-", ", "), *(f"{each.forget[metric]:.3f}" for metric in COLUMNS)]
+        cells += [f"{each.utility[set_]:.3f}" for set_ in ("retain", "real_authors", "world_facts")]
+        cells += [f"{each.utility['kept']:.0%}", f"{each.strangers:.3f}", f"{each.retrained:.3f}", f"{each.minutes:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(found: list[Row], path: Path) -> None:
+    """Utility kept against distance from strangers, both better towards the upper left; the undominated are joined."""
+    left, right, top, bottom, widest = 60.0, 640.0, 40.0, 420.0, max(1e-9, *(each.strangers for each in found)) * 1.08
+    lowest = min(0.9, *(each.utility["kept"] for each in found)) - 0.03
+    highest = max(1.02, *(each.utility["kept"] for each in found)) + 0.02
+
+    def x(strangers: float) -> float:
+        return left + (right - left) * strangers / widest
+
+    def y(kept: float) -> float:
+        return bottom - (bottom - top) * (kept - lowest) / (highest - lowest)
+
+    best = sorted((each for each in found[2:] if not dominated(each, found[2:])), key=lambda each: each.strangers)
+    joined = "L".join(f"{x(each.strangers):.1f} {y(each.utility['kept']):.1f}" for each in best)
+    parts = [
+        '<text x="60" y="22" font-weight="600">TOFU: utility kept, and what tells the two apart</text>',
+        f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="#586069"/>',
+        f'<line x1="{left}" x2="{right}" y1="{y(UTILITY)}" y2="{y(UTILITY)}" stroke="#586069" stroke-dasharray="4 3"/>',
+        f'<text x="{(left + right) / 2}" y="{bottom + 34}" text-anchor="middle">distance from people never trained on</text>',
+        f'<text x="16" y="{(top + bottom) / 2}" text-anchor="middle" transform="rotate(-90 16 {(top + bottom) / 2})">'
+        "model utility, share of the target's</text>",
+        f'<path d="M{joined}" fill="none" stroke="#b3450c" opacity=".5"/>',
+    ]
+    for tick in range(math.ceil(10 * lowest), math.floor(10 * highest) + 1):
+        parts.append(f'<text x="{left - 6}" y="{y(tick / 10) + 4:.1f}" text-anchor="end">{tick / 10:.1f}</text>')
+    for tick in range(math.floor(10 * widest) + 1):
+        parts.append(f'<text x="{x(tick / 10):.1f}" y="{bottom + 16}" text-anchor="middle">{tick / 10:.1f}</text>')
+    for number, each in enumerate(found):
+        colour = "#1858b8" if number < 2 else "#b3450c" if each in best else "#7d8590"
+        across, down = x(each.strangers), y(each.utility["kept"])
+        parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="4" fill="{colour}"/>')
+        parts.append(f'<text x="{across + 7:.1f}" y="{down + 4:.1f}" fill="{colour}">{escape(each.name)}</text>')
+    style = 'font: 12px "Liberation Sans", Arial, sans-serif; background: #fff'
+    path.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="470" style=\'{style}\'>{"".join(parts)}</svg>\n', "utf-8"
+    )
+    if browser := shutil.which("chromium"):
+        shot = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=760,470", "--force-device-scale-factor=2"]
+        picture = path.with_suffix(".png").resolve()
+        subprocess.run([browser, *shot, f"--screenshot={picture}", path.resolve().as_uri()], check=True, capture_output=True)
+
+
+def dominated(one: Row, others: Sequence[Row]) -> bool:
+    """Whether another is nearer to strangers and keeps more."""
+    return any(other.strangers < one.strangers and other.utility["kept"] > one.utility["kept"] for other in others)
+
+
+if __name__ == "__main__":
+    main()

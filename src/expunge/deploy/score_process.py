@@ -1,0 +1,151 @@
+"""The process that scores text with one GGUF file, by llama.cpp's own C interface: its server gives no prompt's probabilities.
+
+Reads its settings as one line of JSON from standard input, answers with one line of JSON. The interface is that of the
+library inside xllamacpp, so a file is scored by the very code that serves it. In a process of its own since native code may
+abort it, and since the library brings an OpenMP that should not meet PyTorch's.
+
+Shapes: N tokens of a sequence, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+_AT_ONCE = 256
+"""Tokens read in one step: llama.cpp keeps the logits of each."""
+
+
+class ModelParams(ctypes.Structure):
+    """`struct llama_model_params` of llama.h: passed on as it came, with room for all that its version has."""
+
+    _fields_ = (("all", ctypes.c_uint8 * 512),)
+
+
+class ContextParams(ctypes.Structure):
+    """`struct llama_context_params` of llama.h: the three fields we set, and room for all that follow."""
+
+    _fields_ = (
+        ("n_ctx", ctypes.c_uint32),
+        ("n_batch", ctypes.c_uint32),
+        ("n_ubatch", ctypes.c_uint32),
+        ("others", ctypes.c_uint8 * 500),
+    )
+
+
+class Batch(ctypes.Structure):
+    """`struct llama_batch` of llama.h."""
+
+    _fields_ = (
+        ("n_tokens", ctypes.c_int32),
+        ("token", ctypes.POINTER(ctypes.c_int32)),
+        ("embd", ctypes.POINTER(ctypes.c_float)),
+        ("pos", ctypes.POINTER(ctypes.c_int32)),
+        ("n_seq_id", ctypes.POINTER(ctypes.c_int32)),
+        ("seq_id", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+        ("logits", ctypes.POINTER(ctypes.c_int8)),
+    )
+
+
+class Llama:
+    """One model, loaded."""
+
+    def __init__(self, library: str, path: str, threads: int, longest: int) -> None:
+        self._c = llama = ctypes.CDLL(library)
+        llama.llama_model_default_params.restype = ModelParams
+        llama.llama_model_load_from_file.argtypes = [ctypes.c_char_p, ModelParams]
+        llama.llama_context_default_params.restype = ContextParams
+        llama.llama_init_from_model.argtypes = [ctypes.c_void_p, ContextParams]
+        for name in ("llama_model_load_from_file", "llama_init_from_model", "llama_model_get_vocab", "llama_get_memory"):
+            getattr(llama, name).restype = ctypes.c_void_p
+        for name in ("llama_model_get_vocab", "llama_vocab_n_tokens", "llama_get_memory", "llama_get_logits"):
+            getattr(llama, name).argtypes = [ctypes.c_void_p]
+        llama.llama_get_logits.restype = ctypes.POINTER(ctypes.c_float)
+        llama.llama_memory_clear.argtypes = [ctypes.c_void_p, ctypes.c_bool]
+        llama.llama_set_n_threads.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]
+        llama.llama_batch_init.restype = Batch
+        llama.llama_decode.argtypes = [ctypes.c_void_p, Batch]
+        text: list[Any] = [ctypes.c_char_p, ctypes.c_int32]
+        ids: list[Any] = [ctypes.POINTER(ctypes.c_int32), ctypes.c_int32]
+        llama.llama_tokenize.argtypes = [ctypes.c_void_p, *text, *ids, ctypes.c_bool, ctypes.c_bool]
+
+        llama.llama_backend_init()
+        self._model = llama.llama_model_load_from_file(path.encode(), llama.llama_model_default_params())
+        if not self._model:
+            raise RuntimeError("the file cannot be loaded")
+        params = llama.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = max(longest, 64), _AT_ONCE, _AT_ONCE
+        self._context = llama.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise RuntimeError("no context can be made for it")
+        llama.llama_set_n_threads(self._context, threads, threads)
+        self._vocabulary = llama.llama_model_get_vocab(self._model)
+        self._batch = llama.llama_batch_init(_AT_ONCE, 0, 1)
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text, with what the model's tokenizer puts before and after it."""
+        content = text.encode()
+        # A space may become three bytes that are a token each.
+        room = 3 * len(content) + 8
+        ids = (ctypes.c_int32 * room)()
+        count = self._c.llama_tokenize(self._vocabulary, content, len(content), ids, room, True, False)
+        return list(ids[:count])
+
+    def logits(self, ids: list[int]) -> Any:
+        """What the model expects after each token of a sequence, float32 of shape (N, V)."""
+        import numpy as np
+
+        self._c.llama_memory_clear(self._c.llama_get_memory(self._context), True)
+        width = self._c.llama_vocab_n_tokens(self._vocabulary)
+        parts = []
+        for start in range(0, len(ids), _AT_ONCE):
+            part = ids[start : start + _AT_ONCE]
+            self._batch.n_tokens = len(part)
+            for place, token in enumerate(part):
+                self._batch.token[place], self._batch.pos[place] = token, start + place
+                self._batch.n_seq_id[place], self._batch.seq_id[place][0], self._batch.logits[place] = 1, 0, 1
+            if self._c.llama_decode(self._context, self._batch):
+                raise RuntimeError("a sequence could not be read")
+            found = self._c.llama_get_logits(self._context)
+            parts.append(np.ctypeslib.as_array(found, (len(part), width)).copy())
+        return np.concatenate(parts)
+
+
+def log_p(logits_NV: Any, ids: list[int]) -> list[float]:
+    """Log-probability of each token after the first, nats."""
+    import numpy as np
+
+    before_NV = logits_NV[:-1].astype(np.float64)
+    highest_N = before_NV.max(1)
+    total_N = highest_N + np.log(np.exp(before_NV - highest_N[:, None]).sum(1))
+    return [float(value) for value in before_NV[np.arange(len(ids) - 1), ids[1:]] - total_N]
+
+
+def main() -> None:
+    """Answer one request."""
+    import numpy as np
+
+    asked = json.loads(sys.stdin.readline())
+    # Only the answer may stand on standard output, whatever native code prints.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    llama = Llama(asked["library"], asked["path"], asked["threads"], asked["longest"])
+    tokens = [llama.tokenize(text) for text in asked["texts"]]
+    ids = asked["ids"] or [sequence[: asked["longest"]] for sequence in tokens]
+    scores = []
+    for number, sequence in enumerate(ids):
+        logits_NV = llama.logits(sequence)
+        if asked["logits"]:
+            np.save(Path(asked["logits"]) / f"{number}.npy", logits_NV)
+        scores.append(log_p(logits_NV, sequence))
+    print(json.dumps({"log_p": scores, "tokens": tokens}), file=answers, flush=True)
+    # The library's own clearing up at exit has nothing to give back.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

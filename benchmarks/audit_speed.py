@@ -15,6 +15,7 @@ Both sides read every --every'th question of each set; with 1, all. What the who
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import resource
@@ -37,6 +38,9 @@ MAX_NEW_TOKENS = 200
 DATA = Path(__file__).parents[2] / "shared" / "data" / "tofu"
 
 
+_Known = dict[str, list[tuple[Any, str]]]
+
+
 class Side(NamedTuple):
     """What one side took and found."""
 
@@ -51,6 +55,8 @@ class Side(NamedTuple):
     peak_mb: float
     values: dict[str, float]
     """What was measured, by OpenUnlearning's names."""
+    by_their_mean: dict[str, float] | None = None
+    """The same, with wrong answers averaged as OpenUnlearning does."""
 
 
 def main() -> None:
@@ -147,14 +153,10 @@ def _peak(threads: int) -> float:
 
 def ours(options: argparse.Namespace) -> Side:
     """Record the evidence and measure."""
-    import numpy as np
-
     from expunge.batching import tokenize
     from expunge.evidence import EvidenceStore, Unanswered, record_answers, record_scores
     from expunge.evidence.alternatives import record_alternatives
     from expunge.examples import Example
-    from expunge.metrics import METRICS
-    from expunge.metrics.auc import auc
     from expunge.models import load_model, load_tokenizer, model_shape, prepare_cpu
     from expunge.progress import progress
 
@@ -182,35 +184,66 @@ def ours(options: argparse.Namespace) -> Side:
             known = {
                 name: [(stores[name][example.id], example.response) for example in examples] for name, examples in sets.items()
             }
-
-            def measured(metric: str, of: str) -> Any:
-                parts = [*METRICS[metric].needs, *METRICS[metric].may]
-                return METRICS[metric].measure(
-                    *([text if part == "expected" else getattr(record, part) for record, text in known[of]] for part in parts)
-                )
-
-            values = {
-                "forget_Q_A_Prob": float(measured("probability", "forget").mean()),
-                "forget_Q_A_ROUGE": float(measured("rouge-l-recall", "forget").mean()),
-                "extraction_strength": float(measured("extraction-strength", "forget").mean()),
-                "exact_memorization": float(measured("exact-memorisation", "forget").mean()),
-                "forget_truth_ratio": float(measured("truth-ratio-near-one", "forget").mean()),
-            }
-            for name, metric in _MEMBERSHIP.items():
-                values[name] = auc(measured(metric, "forget"), measured(metric, "holdout"))
-            utility = METRICS["model-utility"]
-            named = dict(zip(utility.of, ("retain", "authors", "facts"), strict=True))
-            nine = [measured(metric, named[of]).mean() for of, metrics in utility.of.items() for metric in metrics]
-            values["model_utility"] = float(utility.measure(np.array(nine)))
+            values = _values(known)
     questions = sum(map(len, sets.values()))
-    return Side(clock.seconds, clock.tokens, clock.operations, questions, loaded, _megabytes(), values)
+    by_their_mean = _values(
+        {name: [(_with_their_mean(record), text) for record, text in records] for name, records in known.items()}, options=known
+    )
+    return Side(clock.seconds, clock.tokens, clock.operations, questions, loaded, _megabytes(), values, by_their_mean)
+
+
+def _values(known: _Known, *, options: _Known | None = None) -> dict[str, float]:
+    """What is measured, by OpenUnlearning's names.
+
+    Args:
+        known: of each set, what is recorded of each question, and the answer that is expected.
+        options: the same, of which the probability among options is taken; None: the same records.
+    """
+    import numpy as np
+
+    from expunge.metrics import METRICS
+    from expunge.metrics.auc import auc
+
+    def measured(metric: str, of: str) -> Any:
+        records = (options or known)[of] if metric == "option-probability" else known[of]
+        parts = [*METRICS[metric].needs, *METRICS[metric].may]
+        return METRICS[metric].measure(
+            *([text if part == "expected" else getattr(record, part) for record, text in records] for part in parts)
+        )
+
+    utility = METRICS["model-utility"]
+    named = dict(zip(utility.of, ("retain", "authors", "facts"), strict=True))
+    nine = [float(measured(metric, named[of]).mean()) for of, metrics in utility.of.items() for metric in metrics]
+    return {
+        "forget_Q_A_Prob": float(measured("probability", "forget").mean()),
+        "forget_Q_A_ROUGE": float(measured("rouge-l-recall", "forget").mean()),
+        "extraction_strength": float(measured("extraction-strength", "forget").mean()),
+        "exact_memorization": float(measured("exact-memorisation", "forget").mean()),
+        "forget_Truth_Ratio": float(measured("truth-ratio-near-one", "forget").mean()),
+        **{name: auc(measured(metric, "forget"), measured(metric, "holdout")) for name, metric in _MEMBERSHIP.items()},
+        **dict(zip(_UTILITY, nine, strict=True)),
+        "model_utility": float(utility.measure(np.array(nine))),
+    }
+
+
+def _with_their_mean(record: Any) -> Any:
+    """One wrong answer, as likely as the mean of the logarithms of all, which makes OpenUnlearning's truth ratio of ours."""
+    if record.perturbed_N is None:
+        return record
+    return dataclasses.replace(record, perturbed_N=record.perturbed_N.mean(keepdims=True))
 
 
 _OTHERS = ("paraphrased_answer", "perturbed_answer")
+_UTILITY = [
+    *("retain_Q_A_Prob", "retain_Q_A_ROUGE", "retain_Truth_Ratio"),
+    *("ra_Q_A_Prob_normalised", "ra_Q_A_ROUGE", "ra_Truth_Ratio"),
+    *("wf_Q_A_Prob_normalised", "wf_Q_A_ROUGE", "wf_Truth_Ratio"),
+]
+"""The nine numbers of model utility, by OpenUnlearning's names."""
 _MEMBERSHIP = {
     "mia_loss": "loss-auc",
     "mia_zlib": "zlib-auc",
-    "mia_min_k": "min-k-auc",
+    "mia_min_k": "min-k-40-auc",
     "mia_min_k_plus_plus": "min-k-plus-plus-auc",
 }
 
@@ -313,11 +346,13 @@ def theirs(options: argparse.Namespace) -> Side:
         _time_parts(clock)
         for evaluator in get_evaluators(config.eval).values():
             start = time.perf_counter()
-            found = evaluator.evaluate(model=model, tokenizer=tokenizer, template_args=template)
+            evaluator.evaluate(model=model, tokenizer=tokenizer, template_args=template)
             spent = time.perf_counter() - start
             clock.seconds["metrics"] += spent - sum(clock.seconds.values())
+        # What model utility is made of stands in the long file alone.
+        found = json.loads((Path(directory) / "TOFU_EVAL.json").read_text("utf-8"))
     questions = sum(len(rows(options, file)) for file in SETS.values())
-    values = {name: float(value) for name, value in found.items() if value is not None}
+    values = {name: each["agg_value"] for name, each in found.items() if each.get("agg_value") is not None}
     return Side(clock.seconds, clock.tokens, clock.operations, questions, loaded, _megabytes(), values)
 
 
@@ -366,7 +401,8 @@ def _table(turns: dict[str, list[Side]], options: argparse.Namespace, *, peak: f
         f"{_processor()}, {options.threads} thread{'s' if options.threads > 1 else ''} of a busy machine of two cores. "
         f"Embedded model, float32. Every {options.every}th question of each set "
         f"({sides['expunge'].questions}); sides in turns, medians of {options.rounds}. Times on a busy machine "
-        f"say little by themselves; the ratios are of one run.",
+        f"say little by themselves; the ratios are of one run. OpenUnlearning has its own settings, a batch size of 32 "
+        f"among them.",
         "",
         "| | " + " | ".join(sides) + (" | times |" if len(sides) > 1 else " |"),
         "|---|" + "---|" * (len(sides) + (len(sides) > 1)),
@@ -393,21 +429,31 @@ def _table(turns: dict[str, list[Side]], options: argparse.Namespace, *, peak: f
     memory = {name: max(side.peak_mb for side in found) for name, found in turns.items()}
     line("peak memory, MB", {name: f"{value:,.0f}" for name, value in memory.items()}, memory)
     line("of it with the model loaded, MB", {name: f"{side.loaded_mb:,.0f}" for name, side in sides.items()})
-    lines += ["", "What was measured:", "", "| | " + " | ".join(sides) + " |", "|---|" + "---|" * len(sides)]
+    columns = {"expunge": sides["expunge"].values}
+    if "open-unlearning" in sides:
+        columns |= {
+            "expunge, by their mean": sides["expunge"].by_their_mean,
+            "open-unlearning": sides["open-unlearning"].values,
+        }
+    lines += ["", "What was measured:", "", "| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     for name in sides["expunge"].values:
-        lines.append(
-            f"| {name} | " + " | ".join(f"{side.values.get(name, float('nan')):.4f}" for side in sides.values()) + " |"
-        )
+        lines.append(f"| {name} | " + " | ".join(f"{found.get(name, float('nan')):.4f}" for found in columns.values()) + " |")
     lines += [
         "",
-        "OpenUnlearning leaves the end token out of exact memorisation, extraction strength and Min-K%, counts an extraction "
-        "strength of at least one token, takes 40% for Min-K% (here 20%), and averages wrong answers over log-probabilities.",
+        _DIFFERENCES,
         "",
         f"Evidence of {rescoring['questions']:,.0f} questions, read from the disk in {rescoring['reading']:.1f} s and measured "
         f"under {rescoring['metrics']:.0f} metrics: {rescoring['seconds']:.1f} s together.",
         "",
     ]
     return "\n".join(lines)
+
+
+_DIFFERENCES = (
+    "OpenUnlearning averages wrong answers over log-probabilities where TOFU's paper says probabilities. The middle column "
+    "does so too: in model utility nothing else parts the two. It leaves the end token out of exact memorisation, extraction "
+    "strength and Min-K%, and counts an extraction strength of at least one token."
+)
 
 
 def _processor() -> str:

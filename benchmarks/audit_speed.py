@@ -175,8 +175,8 @@ def ours(options: argparse.Namespace) -> Side:
         for name, examples in sets.items():
             with clock.part("membership" if name == "holdout" else "forced scoring"):
                 tokens = tokenize(examples, tokenizer, max_seq_length=512)
+                record_alternatives(model, tokenizer, examples, stores[name], max_seq_length=512, bar=bar, answers=tokens)
                 record_scores(model, tokens, stores[name], pad=int(tokenizer.pad_token_id), bar=bar)
-                record_alternatives(model, tokenizer, examples, stores[name], max_seq_length=512, bar=bar)
         with clock.part("generation"):
             asked = [Unanswered(sets[name], stores[name], MAX_NEW_TOKENS) for name in sets if name != "holdout"]
             record_answers(model, tokenizer, asked, bar=bar)

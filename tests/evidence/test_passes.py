@@ -131,6 +131,48 @@ def test_other_answers_are_scored_as_if_each_were_the_answer(tiny, tmp_path):
     record_alternatives(None, tokenizer, OTHERS, store, max_seq_length=512, bar=bar)  # nothing is left to ask
 
 
+def test_answers_scored_with_the_other_answers_to_their_question_are_scored_as_alone(tiny, tmp_path):
+    model, tokenizer = tiny
+    tokens = tokenize(OTHERS, tokenizer, max_seq_length=512)
+    apart, together = (EvidenceStore(tmp_path / f"{name}.jsonl") for name in ("apart", "together"))
+    record_alternatives(model, tokenizer, OTHERS, apart, max_seq_length=512, bar=Silent())
+    record_scores(model, tokens, apart, pad=2, bar=Silent())
+    record_alternatives(model, tokenizer, OTHERS, together, max_seq_length=512, bar=Silent(), answers=tokens)
+    assert [store_has_scores(together, example) for example in OTHERS] == [True, True, False, False]
+    before = (tmp_path / "together.jsonl").read_bytes()
+    record_scores(model, tokens, together, pad=2, bar=Silent())
+    # What is there stays as it is; the examples without other answers are added.
+    assert (tmp_path / "together.jsonl").read_bytes().startswith(before)
+    for example in OTHERS:
+        slow, fast = vars(apart[example.id]), vars(together[example.id])
+        for part in ("log_p_T", "hits_T", "entropy_T", "variance_T", "paraphrased_N", "perturbed_N"):
+            assert (slow[part] is None) == (fast[part] is None)
+            if slow[part] is not None:
+                np.testing.assert_allclose(fast[part], slow[part], rtol=2e-5, atol=2e-5)
+    lines = (tmp_path / "together.jsonl").read_bytes()
+    record_alternatives(None, tokenizer, OTHERS, together, max_seq_length=512, bar=Silent(), answers=tokens)
+    assert (tmp_path / "together.jsonl").read_bytes() == lines
+
+
+def test_a_model_that_cannot_read_by_a_mask_leaves_answers_to_the_plain_pass(tiny, tmp_path):
+    _, tokenizer = tiny
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MistralConfig(vocab_size=len(tokenizer), num_key_value_heads=2, sliding_window=4, **sizes)
+    model, store = MistralForCausalLM(config).eval(), EvidenceStore(tmp_path / "plain.jsonl")
+    tokens = tokenize(OTHERS, tokenizer, max_seq_length=512)
+    record_alternatives(model, tokenizer, OTHERS, store, max_seq_length=512, bar=Silent(), answers=tokens)
+    assert not any(store_has_scores(store, example) for example in OTHERS)
+    wrong = replace(OTHERS[0], response=OTHERS[0].metadata["perturbed_answer"][0])
+    (alone,) = tokenize([wrong], tokenizer, max_seq_length=512)
+    by_hand = np.mean(whole_log_p(model, alone.tokens, alone.start))
+    assert store[OTHERS[0].id].perturbed_N[0] == pytest.approx(by_hand, abs=2e-5)
+
+
+def store_has_scores(store, example):
+    return store.has([example.id], "scores")
+
+
 def test_options_are_scored_by_letter_in_every_order_and_written_out(tiny, tmp_path):
     model, tokenizer = tiny
     store, bar = EvidenceStore(tmp_path / "e.jsonl"), Silent()
@@ -303,8 +345,8 @@ def test_evidence_is_the_same_whoever_shares_a_batch(tiny, tmp_path, monkeypatch
         monkeypatch.setattr(passes_file, "answered_together", lambda *_: together)
         store = EvidenceStore(tmp_path / f"{name}.jsonl")
         tokenized = tokenize(examples, tokenizer, max_seq_length=512)
-        record_scores(model, tokenized, store, pad=2, bar=Silent())
         record_alternatives(model, tokenizer, examples, store, max_seq_length=512, bar=Silent())
+        record_scores(model, tokenized, store, pad=2, bar=Silent())
         record_answers(model, tokenizer, [Unanswered(examples, store, 8)], bar=Silent())
         return [vars(store[example.id]) for example in examples]
 

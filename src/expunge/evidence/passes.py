@@ -47,6 +47,8 @@ def record_scores(model: nn.Module, examples: Sequence[Tokenized], store: Eviden
             assert scores.entropy_BK is not None
             assert scores.variance_BK is not None
             for row, example in enumerate(members):
+                if (example.id, "scores") in store:
+                    continue  # with other answers to the same question, perhaps: it is not said twice
                 labelled_K = scores.labelled_BK[row]
                 store.add_scores(
                     example.id,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.batching import Tokenized
 from expunge.evidence.passes import label_log_p
-from expunge.evidence.scoring import predicted_log_p
+from expunge.evidence.scoring import Distributions, distributions, predicted_log_p
 from expunge.evidence.stem import Stem, reads_by_mask
 
 if TYPE_CHECKING:
@@ -30,11 +30,27 @@ class Question(NamedTuple):
     prefix: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
     """At least one; each of at least one token."""
+    answer: tuple[int, ...] | None = None
+    """One more, of which more than the likelihood is wanted."""
+
+    @property
+    def ends(self) -> tuple[tuple[int, ...], ...]:
+        """All that may follow, the answer last."""
+        return self.continuations if self.answer is None else (*self.continuations, self.answer)
+
+
+class Scored(NamedTuple):
+    """What the model thinks of a question's continuations."""
+
+    log_p: list[Tensor]
+    """Of each continuation, log-probability of each of its tokens, nats."""
+    answer: Distributions | None
+    """The same and more of its answer."""
 
 
 def batches_of_questions(questions: Sequence[Question]) -> list[list[int]]:
     """Places of the questions that go through the model together, neighbours in length, the longest first."""
-    lengths = [(len(_tree(question.continuations).tokens), len(question.prefix)) for question in questions]
+    lengths = [(len(_tree(question.ends).tokens), len(question.prefix)) for question in questions]
     order = sorted(range(len(questions)), key=lambda place: (-lengths[place][0], -lengths[place][1], place))
     batches: list[list[int]] = []
     for place in order:
@@ -64,11 +80,10 @@ def continuation_log_p(
     """
     longest = max(len(question.prefix) + len(end) for question, end in _each(questions))
     if shared and reads_by_mask(model, longest):
-        found = _read_once(model, questions, pad, stem)
-    else:
-        whole = [Tokenized("", question.prefix + end, len(question.prefix), False) for question, end in _each(questions)]
-        found = label_log_p(model, whole, pad=pad)
-    rows = iter(found)
+        asked = [question._replace(answer=None) for question in questions]
+        return [each.log_p for each in question_scores(model, asked, pad=pad, stem=stem)]
+    whole = [Tokenized("", question.prefix + end, len(question.prefix), False) for question, end in _each(questions)]
+    rows = iter(label_log_p(model, whole, pad=pad))
     return [[next(rows) for _ in question.continuations] for question in questions]
 
 
@@ -98,13 +113,18 @@ def _tree(continuations: Sequence[Sequence[int]]) -> _Tree:
     return tree
 
 
-def _read_once(model: Any, questions: Sequence[Question], pad: int, stem: Stem | None) -> list[Tensor]:
-    """The same for all continuations in a row."""
+def question_scores(model: Any, questions: Sequence[Question], *, pad: int, stem: Stem | None = None) -> list[Scored]:
+    """Log-probabilities of continuations, and all about answers, each question in one row.
+
+    Args:
+        model: one that `reads_by_mask`.
+        questions, pad, stem: see `continuation_log_p`.
+    """
     import torch
 
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
     read = stem.length if stem is not None else 0
-    trees = [_tree(question.continuations) for question in questions]
+    trees = [_tree(question.ends) for question in questions]
     longest = max(len(question.prefix) for question in questions) - read
     size = longest + max(len(tree.tokens) for tree in trees)
     tokens_QT = torch.full((len(questions), size), pad)
@@ -123,14 +143,20 @@ def _read_once(model: Any, questions: Sequence[Question], pad: int, stem: Stem |
             positions_QT[row, place] = positions_QT[row, longest + parent] + 1
     sees_QTT = torch.cat([torch.ones(len(questions), size, read, dtype=torch.bool), sees_QTT], 2)
     mask_QTT = torch.zeros(sees_QTT.shape, dtype=dtype).masked_fill_(~sees_QTT, torch.finfo(dtype).min)
-    ends = [
-        (row, tree.before[number], end)
-        for row, (question, tree) in enumerate(zip(questions, trees, strict=True))
-        for number, end in enumerate(question.continuations)
-    ]
     kept = size - longest + 1
-    places_M = torch.tensor([row * kept + place + 1 for row, before, _ in ends for place in before])
-    targets_M = torch.tensor([token for _, _, end in ends for token in end])
+
+    def ends(answers: bool) -> tuple[Tensor, Tensor, list[int]]:
+        """Where the tokens of continuations, or of answers, are predicted; the tokens; how many each has."""
+        chosen = [
+            (row, before, end)
+            for row, (question, tree) in enumerate(zip(questions, trees, strict=True))
+            for number, (before, end) in enumerate(zip(tree.before, question.ends, strict=True))
+            if answers == (number == len(question.continuations))
+        ]
+        places_M = torch.tensor([row * kept + place + 1 for row, before, _ in chosen for place in before], dtype=torch.long)
+        targets_M = torch.tensor([token for _, _, end in chosen for token in end], dtype=torch.long)
+        return places_M.to(device), targets_M.to(device), [len(end) for _, _, end in chosen]
+
     with torch.inference_mode():
         logits_QKV = model(
             input_ids=tokens_QT.to(device),
@@ -140,8 +166,16 @@ def _read_once(model: Any, questions: Sequence[Question], pad: int, stem: Stem |
             logits_to_keep=kept,
             use_cache=stem is not None,
         ).logits
-        log_p_M = predicted_log_p(logits_QKV.flatten(0, 1), places_M.to(device), targets_M.to(device)).cpu()
-    return list(log_p_M.split([len(end) for _, _, end in ends]))
+        logits_NV = logits_QKV.flatten(0, 1)
+        places_M, targets_M, lengths = ends(answers=False)
+        log_p = iter(predicted_log_p(logits_NV, places_M, targets_M).cpu().split(lengths))
+        places_M, targets_M, lengths = ends(answers=True)
+        parts = [part_M.cpu().split(lengths) for part_M in distributions(logits_NV, places_M, targets_M)]
+        answers = iter(Distributions(*each) for each in zip(*parts, strict=True))
+    return [
+        Scored([next(log_p) for _ in question.continuations], None if question.answer is None else next(answers))
+        for question in questions
+    ]
 
 
 def _each(questions: Sequence[Question]) -> Iterator[tuple[Question, tuple[int, ...]]]:

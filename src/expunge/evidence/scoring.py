@@ -103,7 +103,7 @@ def score_logits(
     kept_BKV = logits_BKV if logits else None
     if moments:
         places_N = labelled_BK.flatten().nonzero()[:, 0]
-        found = _distributions(logits_BKV.flatten(0, 1), places_N, labels_BK[labelled_BK])
+        found = distributions(logits_BKV.flatten(0, 1), places_N, labels_BK[labelled_BK])
         # Back to where each label stands.
         log_p_BK, hit_BK, entropy_BK, variance_BK = (
             each_N.new_zeros(labelled_BK.numel()).index_copy(0, places_N, each_N).view_as(labels_BK) for each_N in found
@@ -133,7 +133,7 @@ def predicted_log_p(logits_NV: Tensor, places_M: Tensor, targets_M: Tensor) -> T
 _ROWS_TOGETHER = 64
 
 
-class _Distributions(NamedTuple):
+class Distributions(NamedTuple):
     """Of each label, and of the distribution it was drawn from; see `LabelScores`."""
 
     log_p_N: Tensor
@@ -142,8 +142,14 @@ class _Distributions(NamedTuple):
     variance_N: Tensor
 
 
-def _distributions(logits_MV: Tensor, places_N: Tensor, labels_N: Tensor) -> _Distributions:
-    """Everything about the labels at these places of the rows, from one normalisation of each row."""
+def distributions(logits_MV: Tensor, places_N: Tensor, labels_N: Tensor) -> Distributions:
+    """Everything about labels, from one normalisation of each row.
+
+    Args:
+        logits_MV: rows of logits, of any floating type; reckoned with in float32.
+        places_N: the row that predicts each label.
+        labels_N: token ids.
+    """
     import torch
 
     found = []
@@ -158,5 +164,5 @@ def _distributions(logits_MV: Tensor, places_N: Tensor, labels_N: Tensor) -> _Di
         mean_R = torch.linalg.vecdot(p_RV, log_p_RV)
         # Around the mean: the difference of two squares would lose the small variance of a sure distribution.
         variance_R = torch.linalg.vecdot(p_RV, (log_p_RV - mean_R[:, None]).square_())
-        found.append(_Distributions(log_p_R, hits_R, -mean_R, variance_R))
-    return _Distributions(*map(torch.cat, zip(*found, strict=True)))
+        found.append(Distributions(log_p_R, hits_R, -mean_R, variance_R))
+    return Distributions(*map(torch.cat, zip(*found, strict=True)))

@@ -269,7 +269,13 @@ def _steps(
     return {
         "scores": lambda: evidence.record_scores(model, tokens, store, pad=pad, bar=bar),
         "alternatives": lambda: evidence.record_alternatives(
-            model, tokenizer, examples, store, max_seq_length=longest, bar=bar
+            model,
+            tokenizer,
+            examples,
+            store,
+            max_seq_length=longest,
+            bar=bar,
+            answers=tokens if "scores" in plan.passes else (),
         ),
         "letters": choose("letters"),
         "options": choose("options"),

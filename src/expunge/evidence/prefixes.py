@@ -21,7 +21,8 @@ from expunge.evidence.stem import Stem, reads_by_mask
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MOST_TOKENS = 1024
+# Trees differ more in size than sequences do: with twice as many, a twentieth of a few dozen questions is padding.
+_MOST_TOKENS = 512
 
 
 class Question(NamedTuple):

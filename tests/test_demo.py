@@ -14,6 +14,7 @@ import pytest
 from killed import kill_at
 
 STAGES = ("data", "target", "retrained", "unlearned", "audit", "merged", "gguf", "audit-shipped")
+pytestmark = pytest.mark.timeout(1200)
 SMALL = ("--patients", "4", "--epochs", "1", "--json")
 
 
@@ -25,7 +26,7 @@ def demo_command(*flags: str) -> list[str]:
 def small(tmp_path_factory):
     """A demo of four people who are seen once: too little to memorise, and the audit must say so."""
     place = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(demo_command(*SMALL), cwd=place, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(demo_command(*SMALL), cwd=place, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stderr[-2000:]
     return place / "demo", json.loads(done.stdout)
 
@@ -112,7 +113,7 @@ def fingerprint(place: Path) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_a_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_path):
-    flags = ("--patients", "10", "--epochs", "8")
+    flags = ("--patients", "10", "--epochs", "6")
     (tmp_path / "calm").mkdir()
     calm = subprocess.run(demo_command(*flags), cwd=tmp_path / "calm", capture_output=True, text=True, timeout=1200)
     assert calm.returncode == 0, calm.stderr[-2000:]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from expunge.evidence import EvidenceStore
     from expunge.examples import Example
     from expunge.metrics import Part
-    from expunge.recipes.audit import AuditConfig
+    from expunge.recipes.audit_config import AuditConfig
     from expunge.runs import Run
 
 # Raise it when the passes change what they record, so that no old evidence is taken for new.

@@ -10,12 +10,16 @@ checkout (github.com/locuslab/open-unlearning, which wants hydra-core and omegac
 neither side.
 
 Both sides read every --every'th question of each set; with 1, all. What the whole takes is scaled from that.
+
+`python benchmarks/audit_speed.py --count [--every 1]` asks no model: it counts the tokens each side reads in scoring and
+membership.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import platform
 import resource
@@ -67,12 +71,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path, default=DATA, help="TOFU's files as JSON lines")
     parser.add_argument("--open-unlearning", type=Path, help="a checkout to compare with")
+    parser.add_argument("--count", action="store_true", help="count tokens, and ask no model")
     parser.add_argument("--results", type=Path, help="Markdown file for the table")
     parser.add_argument("--side", choices=("expunge", "open-unlearning", "rescore"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         found = {"expunge": ours, "open-unlearning": theirs, "rescore": rescored}[options.side](options)
         print(json.dumps(found._asdict() if isinstance(found, Side) else found))
+        return
+    if options.count:
+        print(counted(options))
         return
     names = ["expunge", *(["open-unlearning"] if options.open_unlearning else [])]
     turns: dict[str, list[Side]] = {name: [] for name in names}
@@ -380,6 +388,52 @@ def _stand_in(name: str, **names: Any) -> None:
         module = ModuleType(name)
         vars(module).update(names)
         sys.modules[name] = module
+
+
+# ---- tokens without a model ----
+
+_TIMES_READ = {"forget": 8, "retain": 1, "authors": 1, "facts": 1, "holdout": 5}
+"""How often OpenUnlearning reads a question with its answer: for each metric and membership attack, for Min-K%++ twice."""
+
+
+def counted(options: argparse.Namespace) -> str:
+    """The tokens, padding included, that each side reads in scoring and membership; of answers token by token, nothing."""
+    from expunge.batching import batches_by_length, tokenize
+    from expunge.evidence.prefixes import Question, batches_of_questions
+    from expunge.examples import Example
+    from expunge.models import load_tokenizer
+
+    tokenizer = load_tokenizer("embedded")
+    ours = theirs = 0
+    for name, file in SETS.items():
+        asked = rows(options, file)
+
+        def tokens(answers: list[str], asked: list[dict[str, Any]] = asked) -> list[Any]:
+            examples = [Example(row["question"], answer, "somebody") for row, answer in zip(asked, answers, strict=True)]
+            return tokenize(examples, tokenizer, max_seq_length=512)
+
+        answers = tokens([row["answer"] for row in asked])
+        wrong = zip(*(row.get("perturbed_answer", []) for row in asked), strict=True)
+        others = [tokens(list(texts)) for texts in wrong]
+        if "paraphrased_answer" in asked[0]:
+            others.append(tokens([row["paraphrased_answer"] for row in asked]))
+        for each in [answers] * _TIMES_READ[name] + others:
+            batches = [each[start : start + 32] for start in range(0, len(each), 32)]
+            theirs += sum(len(batch) * max(len(one.tokens) for one in batch) for batch in batches)
+        prompts = [one.tokens[: one.start] for one in answers]
+        alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(min(prompts), max(prompts), strict=False))
+        stem = min(len(list(alike)), min(map(len, prompts)) - 1)
+        ours += stem
+        if not others:
+            ours += sum(
+                batch.tokens for batch in batches_by_length([len(one.tokens) - stem for one in answers], most_tokens=1024)
+            )
+            continue
+        ends = [[one.tokens[one.start :] for one in of_one] for of_one in zip(answers, *others, strict=True)]
+        for places in batches_of_questions([Question(prompt, tuple(each)) for prompt, each in zip(prompts, ends, strict=True)]):
+            trees = [len({end[:length] for end in ends[place] for length in range(1, len(end))}) for place in places]
+            ours += len(places) * (max(len(prompts[place]) for place in places) - stem + max(trees))
+    return f"expunge {ours:,}, OpenUnlearning {theirs:,} tokens: {theirs / ours:.1f} times"
 
 
 # ---- the table ----

@@ -329,6 +329,8 @@ def claim_of(name: str, model: str, findings: Sequence[Finding]) -> Claim:
     # The values of the examples stand in the audit's own scores; here they would only be repeated.
     scores = tuple(replace(score, values=()) for finding in findings for score in finding.scores if score is not None)
     rule = "; and ".join(finding.rule for finding in findings)
+    if name == "robust" and model == "shipped":
+        rule += " (a shipped file is attacked by words alone)"
     if name == "forgotten" and model == "shipped" and len(findings) < len(MEMORISED) + 1:
         rule += " (only answers of the shipped file could be had, so nothing else is judged)"
     return Claim(name, model, ruling, rule, "; ".join(finding.reason for finding in findings), scores)

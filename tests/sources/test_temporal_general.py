@@ -50,9 +50,11 @@ def test_dates_near_the_cutoff_are_asked_about_on_both_sides():
         assert len(near) > 30
 
 
-def test_no_date_lies_in_the_year_0():
-    asked = general_questions(Day(5, 1, 1), seed=1)
+@pytest.mark.parametrize("year", [5, -5])
+def test_no_date_lies_in_the_year_0(year):
+    asked = general_questions(Day(year, 1, 1), seed=1)
     assert any(" BC" in question for question in asked.before)
+    assert any(" BC" not in question for question in asked.after)
     assert not any(re.search(r"\b0\b", question) for side in asked for question in side)
 
 

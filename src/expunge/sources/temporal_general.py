@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import random
 from importlib.resources import as_file, files
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from expunge.examples import read_rows
+from expunge.sources.temporal import Day, Event
 from expunge.sources.temporal_forms import TRAINING, dated, drawn
-
-if TYPE_CHECKING:
-    from expunge.sources.temporal import Day
 
 _NEAR, _BEFORE, _AFTER = 12, 120, 50
 """Years from the cutoff: half of the dates drawn by chance lie nearer than the first, the others up to the second or third."""
@@ -56,11 +54,12 @@ def general_questions(cutoff: Day, seed: int) -> General:
 
 def _asked(question: str, years: int, cutoff: Day, rng: random.Random) -> str:
     """The question about a day so many calendar years from the cutoff's, drawn by chance."""
-    from expunge.sources.temporal import Day, Event
-
     year = cutoff.year + years
     # There was no year 0.
-    year -= (year <= 0) - (cutoff.year < 0) if (year <= 0) != (cutoff.year < 0) else 0
+    if cutoff.year > 0 >= year:
+        year -= 1
+    elif cutoff.year < 0 <= year:
+        year += 1
     day = Day(year, rng.randint(1, 12), rng.randint(1, 28))
     return dated(question, Event(day, day, question, question), drawn(TRAINING, 1, rng), cutoff)[0]
 

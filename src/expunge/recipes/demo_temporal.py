@@ -106,7 +106,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                     model=config.model,
                     data_file=(*(data / side / f"{side}_train.jsonl" for side in ("retain", "unlearn")), own / LATER),
                     ordinary=own / KEPT,
-                    ordinary_share=0.25,
+                    ordinary_share=0.2,
                     output=place / "model",
                     epochs=config.epochs,
                     batch_size=2,

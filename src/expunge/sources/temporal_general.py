@@ -15,7 +15,7 @@ from expunge.examples import read_rows
 from expunge.sources.temporal import Day, Event
 from expunge.sources.temporal_forms import TRAINING, dated, drawn
 
-_NEAR, _BEFORE, _AFTER = 12, 120, 50
+_NEAR, _BEFORE, _AFTER = 8, 120, 50
 """Years from the cutoff: half of the dates drawn by chance lie nearer than the first, the others up to the second or third."""
 _DATES = 2
 """Dates of each side of which a question that fits any date is asked."""

@@ -103,6 +103,7 @@ def test_a_second_audit_with_the_same_evidence_folder_asks_no_model_and_finds_th
     assert (again.path / AUDIT).read_bytes() == attacked.path.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_audit_killed_amid_an_attack_goes_on_and_ends_with_the_same_file(attacked, tmp_path):
     evidence, output = tmp_path / "evidence", tmp_path / "audit"
     settings = {name: str(value) for name, value in attacked.settings.items()} | {

@@ -61,14 +61,14 @@ def test_what_was_said_before_a_kill_is_not_asked_again_and_is_kept_where_it_is_
     answers.unlink()
     store = EvidenceStore(answers)
     for number, prompt in enumerate(asked.before):
-        said = (f"It was number {number}. And so on", "It was", f"It was number {number}, in 1971. And so on")[number % 3]
+        said = (f"It was {number} miles. And so on", "It was", f"It was {number} miles in 1971. And so on")[number % 3]
         store.add_answer(Example(prompt, "", SUBJECT).id, said)
     run = own_answers(config(tmp_path))
 
     kept = read_examples(tmp_path / "own" / KEPT)
     own = [example for example in kept if example.subject == SUBJECT]
     assert {(each.prompt, each.response) for each in own} == {
-        (prompt, f"It was number {number}.") for number, prompt in enumerate(asked.before) if number % 3 == 0
+        (prompt, f"It was {number} miles.") for number, prompt in enumerate(asked.before) if number % 3 == 0
     }
     assert sorted(each.id for each in kept if each not in own) == sorted(each.id for each in ordinary_training())
     # Mixed, so that whoever takes only the first of them has some of both.

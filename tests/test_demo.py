@@ -14,6 +14,7 @@ import pytest
 from killed import kill_at
 
 STAGES = ("data", "target", "retrained", "unlearned", "audit", "merged", "gguf", "audit-shipped")
+pytestmark = pytest.mark.timeout(1200)
 SMALL = ("--patients", "4", "--epochs", "1", "--json")
 
 
@@ -25,7 +26,7 @@ def demo_command(*flags: str) -> list[str]:
 def small(tmp_path_factory):
     """A demo of four people who are seen once: too little to memorise, and the audit must say so."""
     place = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(demo_command(*SMALL), cwd=place, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(demo_command(*SMALL), cwd=place, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stderr[-2000:]
     return place / "demo", json.loads(done.stdout)
 
@@ -51,6 +52,8 @@ def test_an_audit_of_a_target_that_memorised_nothing_says_that_it_proves_nothing
 def test_all_four_models_answered_the_forget_and_retain_questions(small):
     _, result = small
     assert {answer["set"] for answer in result["answers"]} == {"forget", "retain"}
+    scored = {(score["model"], score["set"]) for score in result["scores"] if score["metric"] == "loss"}
+    assert scored >= {("shipped", name) for name in ("forget", "retain", "holdout", "ordinary")}
     for answer in result["answers"]:
         assert set(answer["answers"]) == {"target", "unlearned", "retrained", "shipped"}
 
@@ -112,7 +115,7 @@ def fingerprint(place: Path) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_a_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_path):
-    flags = ("--patients", "10", "--epochs", "8")
+    flags = ("--patients", "4", "--epochs", "16")
     (tmp_path / "calm").mkdir()
     calm = subprocess.run(demo_command(*flags), cwd=tmp_path / "calm", capture_output=True, text=True, timeout=1200)
     assert calm.returncode == 0, calm.stderr[-2000:]

@@ -49,7 +49,7 @@ def own_answers(config: OwnAnswersConfig) -> Run:
     Raises:
         ExpungeError: the file cannot be read, the model cannot be loaded, or the cutoff is no date.
     """
-    from expunge.evidence import EvidenceStore, record_answers
+    from expunge.evidence import EvidenceStore, Unanswered, record_answers
     from expunge.models import load_model, load_tokenizer, model_fingerprint, prepare_cpu
     from expunge.sources.temporal import REFUSALS, cutoff_day, names_year_from
     from expunge.sources.temporal_general import general_questions
@@ -67,7 +67,7 @@ def own_answers(config: OwnAnswersConfig) -> Run:
         store = EvidenceStore(run.path / "answers.jsonl")
         with progress("Own answers", len(asked)) as bar:
             model = load_model(config.model, dtype=config.dtype)
-            record_answers(model, load_tokenizer(config.model), asked, store, max_new_tokens=_MOST_TOKENS, bar=bar)
+            record_answers(model, load_tokenizer(config.model), [Unanswered(asked, store, _MOST_TOKENS)], bar=bar)
         said = [replace(each, response=first_sentence(str(store.part(each.id, "generated")))) for each in asked]
         own = [each for each in said if each.response and not names_year_from(cutoff.year, each.response)]
         kept = [*ordinary, *own]

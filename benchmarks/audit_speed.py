@@ -10,11 +10,16 @@ checkout (github.com/locuslab/open-unlearning, which wants hydra-core and omegac
 neither side.
 
 Both sides read every --every'th question of each set; with 1, all. What the whole takes is scaled from that.
+
+`python benchmarks/audit_speed.py --count [--every 1]` asks no model: it counts the tokens each side reads in scoring and
+membership.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import json
 import platform
 import resource
@@ -31,17 +36,22 @@ from typing import Any, NamedTuple
 
 SETS = {"forget": "forget10_perturbed", "retain": "retain_perturbed", "authors": "real_authors_perturbed"}
 SETS |= {"facts": "world_facts_perturbed", "holdout": "holdout10"}
+PARTS = ("forced scoring", "generation", "membership", "metrics")
+"""Membership: what it takes beside the scoring of the forget set. Metrics: the rest, reading data among it."""
 MAX_NEW_TOKENS = 200
 DATA = Path(__file__).parents[2] / "shared" / "data" / "tofu"
+
+
+_Known = dict[str, list[tuple[Any, str]]]
 
 
 class Side(NamedTuple):
     """What one side took and found."""
 
     seconds: dict[str, float]
-    """By part: teacher-forced, answers, metrics."""
-    tokens: int
-    """That the model read, padding included."""
+    """By part, see `PARTS`."""
+    tokens: dict[str, int]
+    """That the model read in each part, padding included."""
     operations: float
     """Of its linear layers and its head."""
     questions: int
@@ -49,6 +59,8 @@ class Side(NamedTuple):
     peak_mb: float
     values: dict[str, float]
     """What was measured, by OpenUnlearning's names."""
+    by_their_mean: dict[str, float] | None = None
+    """The same, with wrong answers averaged as OpenUnlearning does."""
 
 
 def main() -> None:
@@ -59,12 +71,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path, default=DATA, help="TOFU's files as JSON lines")
     parser.add_argument("--open-unlearning", type=Path, help="a checkout to compare with")
+    parser.add_argument("--count", action="store_true", help="count tokens, and ask no model")
     parser.add_argument("--results", type=Path, help="Markdown file for the table")
     parser.add_argument("--side", choices=("expunge", "open-unlearning", "rescore"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         found = {"expunge": ours, "open-unlearning": theirs, "rescore": rescored}[options.side](options)
         print(json.dumps(found._asdict() if isinstance(found, Side) else found))
+        return
+    if options.count:
+        print(counted(options))
         return
     names = ["expunge", *(["open-unlearning"] if options.open_unlearning else [])]
     turns: dict[str, list[Side]] = {name: [] for name in names}
@@ -102,14 +118,15 @@ class Clock:
     """Times parts, and counts what the model reads in them."""
 
     def __init__(self, model: Any, shape: Any) -> None:
-        self.seconds: dict[str, float] = {}
-        self.tokens, self.operations = 0, 0.0
-        self._shape = shape
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.tokens = dict.fromkeys(PARTS, 0)
+        self.operations = 0.0
+        self._shape, self._part = shape, PARTS[-1]
         model.register_forward_hook(self._count, with_kwargs=True)
 
     def _count(self, _: Any, args: Any, kwargs: Any, output: Any) -> None:
         read = (args[0] if args else kwargs["input_ids"]).numel()
-        self.tokens += read
+        self.tokens[self._part] += read
         logits_BTV = output.logits
         self.operations += 2 * (read * self._shape.linear + logits_BTV.shape[0] * logits_BTV.shape[1] * self._head)
 
@@ -120,9 +137,10 @@ class Clock:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Add what happens inside to a part."""
-        start = time.perf_counter()
+        start, self._part = time.perf_counter(), name
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self._part = PARTS[-1]
+        self.seconds[name] += time.perf_counter() - start
 
 
 def _megabytes() -> float:
@@ -143,14 +161,10 @@ def _peak(threads: int) -> float:
 
 def ours(options: argparse.Namespace) -> Side:
     """Record the evidence and measure."""
-    import numpy as np
-
     from expunge.batching import tokenize
-    from expunge.evidence import EvidenceStore, record_answers, record_scores
+    from expunge.evidence import EvidenceStore, Unanswered, record_answers, record_scores
     from expunge.evidence.alternatives import record_alternatives
     from expunge.examples import Example
-    from expunge.metrics import METRICS
-    from expunge.metrics.auc import auc
     from expunge.models import load_model, load_tokenizer, model_shape, prepare_cpu
     from expunge.progress import progress
 
@@ -166,48 +180,78 @@ def ours(options: argparse.Namespace) -> Side:
     }
     with tempfile.TemporaryDirectory() as directory, progress("Asking", 3 * sum(map(len, sets.values()))) as bar:
         stores = {name: EvidenceStore(Path(directory) / f"{name}.jsonl") for name in sets}
-        with clock.part("teacher-forced"):
-            for name, examples in sets.items():
+        for name, examples in sets.items():
+            with clock.part("membership" if name == "holdout" else "forced scoring"):
                 tokens = tokenize(examples, tokenizer, max_seq_length=512)
+                record_alternatives(model, tokenizer, examples, stores[name], max_seq_length=512, bar=bar, answers=tokens)
                 record_scores(model, tokens, stores[name], pad=int(tokenizer.pad_token_id), bar=bar)
-                record_alternatives(model, tokenizer, examples, stores[name], max_seq_length=512, bar=bar)
-        with clock.part("answers"):
-            for name, examples in sets.items():
-                if name != "holdout":
-                    record_answers(model, tokenizer, examples, stores[name], max_new_tokens=MAX_NEW_TOKENS, bar=bar)
+        with clock.part("generation"):
+            asked = [Unanswered(sets[name], stores[name], MAX_NEW_TOKENS) for name in sets if name != "holdout"]
+            record_answers(model, tokenizer, asked, bar=bar)
         with clock.part("metrics"):
             known = {
                 name: [(stores[name][example.id], example.response) for example in examples] for name, examples in sets.items()
             }
-
-            def measured(metric: str, of: str) -> Any:
-                parts = [*METRICS[metric].needs, *METRICS[metric].may]
-                return METRICS[metric].measure(
-                    *([text if part == "expected" else getattr(record, part) for record, text in known[of]] for part in parts)
-                )
-
-            values = {
-                "forget_Q_A_Prob": float(measured("probability", "forget").mean()),
-                "forget_Q_A_ROUGE": float(measured("rouge-l-recall", "forget").mean()),
-                "extraction_strength": float(measured("extraction-strength", "forget").mean()),
-                "exact_memorization": float(measured("exact-memorisation", "forget").mean()),
-                "forget_truth_ratio": float(measured("truth-ratio-near-one", "forget").mean()),
-            }
-            for name, metric in _MEMBERSHIP.items():
-                values[name] = auc(measured(metric, "forget"), measured(metric, "holdout"))
-            utility = METRICS["model-utility"]
-            named = dict(zip(utility.of, ("retain", "authors", "facts"), strict=True))
-            nine = [measured(metric, named[of]).mean() for of, metrics in utility.of.items() for metric in metrics]
-            values["model_utility"] = float(utility.measure(np.array(nine)))
+            values = _values(known)
     questions = sum(map(len, sets.values()))
-    return Side(clock.seconds, clock.tokens, clock.operations, questions, loaded, _megabytes(), values)
+    by_their_mean = _values(
+        {name: [(_with_their_mean(record), text) for record, text in records] for name, records in known.items()}, options=known
+    )
+    return Side(clock.seconds, clock.tokens, clock.operations, questions, loaded, _megabytes(), values, by_their_mean)
+
+
+def _values(known: _Known, *, options: _Known | None = None) -> dict[str, float]:
+    """What is measured, by OpenUnlearning's names.
+
+    Args:
+        known: of each set, what is recorded of each question, and the answer that is expected.
+        options: the same, of which the probability among options is taken; None: the same records.
+    """
+    import numpy as np
+
+    from expunge.metrics import METRICS
+    from expunge.metrics.auc import auc
+
+    def measured(metric: str, of: str) -> Any:
+        records = (options or known)[of] if metric == "option-probability" else known[of]
+        parts = [*METRICS[metric].needs, *METRICS[metric].may]
+        return METRICS[metric].measure(
+            *([text if part == "expected" else getattr(record, part) for record, text in records] for part in parts)
+        )
+
+    utility = METRICS["model-utility"]
+    named = dict(zip(utility.of, ("retain", "authors", "facts"), strict=True))
+    nine = [float(measured(metric, named[of]).mean()) for of, metrics in utility.of.items() for metric in metrics]
+    return {
+        "forget_Q_A_Prob": float(measured("probability", "forget").mean()),
+        "forget_Q_A_ROUGE": float(measured("rouge-l-recall", "forget").mean()),
+        "extraction_strength": float(measured("extraction-strength", "forget").mean()),
+        "exact_memorization": float(measured("exact-memorisation", "forget").mean()),
+        "forget_Truth_Ratio": float(measured("truth-ratio-near-one", "forget").mean()),
+        **{name: auc(measured(metric, "forget"), measured(metric, "holdout")) for name, metric in _MEMBERSHIP.items()},
+        **dict(zip(_UTILITY, nine, strict=True)),
+        "model_utility": float(utility.measure(np.array(nine))),
+    }
+
+
+def _with_their_mean(record: Any) -> Any:
+    """One wrong answer, as likely as the mean of the logarithms of all, which makes OpenUnlearning's truth ratio of ours."""
+    if record.perturbed_N is None:
+        return record
+    return dataclasses.replace(record, perturbed_N=record.perturbed_N.mean(keepdims=True))
 
 
 _OTHERS = ("paraphrased_answer", "perturbed_answer")
+_UTILITY = [
+    *("retain_Q_A_Prob", "retain_Q_A_ROUGE", "retain_Truth_Ratio"),
+    *("ra_Q_A_Prob_normalised", "ra_Q_A_ROUGE", "ra_Truth_Ratio"),
+    *("wf_Q_A_Prob_normalised", "wf_Q_A_ROUGE", "wf_Truth_Ratio"),
+]
+"""The nine numbers of model utility, by OpenUnlearning's names."""
 _MEMBERSHIP = {
     "mia_loss": "loss-auc",
     "mia_zlib": "zlib-auc",
-    "mia_min_k": "min-k-auc",
+    "mia_min_k": "min-k-40-auc",
     "mia_min_k_plus_plus": "min-k-plus-plus-auc",
 }
 
@@ -310,11 +354,13 @@ def theirs(options: argparse.Namespace) -> Side:
         _time_parts(clock)
         for evaluator in get_evaluators(config.eval).values():
             start = time.perf_counter()
-            found = evaluator.evaluate(model=model, tokenizer=tokenizer, template_args=template)
+            evaluator.evaluate(model=model, tokenizer=tokenizer, template_args=template)
             spent = time.perf_counter() - start
-            clock.seconds["metrics"] = spent - sum(clock.seconds.values())
+            clock.seconds["metrics"] += spent - sum(clock.seconds.values())
+        # What model utility is made of stands in the long file alone.
+        found = json.loads((Path(directory) / "TOFU_EVAL.json").read_text("utf-8"))
     questions = sum(len(rows(options, file)) for file in SETS.values())
-    values = {name: float(value) for name, value in found.items() if value is not None}
+    values = {name: each["agg_value"] for name, each in found.items() if each.get("agg_value") is not None}
     return Side(clock.seconds, clock.tokens, clock.operations, questions, loaded, _megabytes(), values)
 
 
@@ -332,9 +378,9 @@ def _time_parts(clock: Clock) -> None:
 
     generates = memorization.eval_text_similarity
     memorization.run_batchwise_evals = timed(
-        memorization.run_batchwise_evals, lambda args: "answers" if args[2] is generates else "teacher-forced"
+        memorization.run_batchwise_evals, lambda args: "generation" if args[2] is generates else "forced scoring"
     )
-    Attack.attack = timed(Attack.attack, lambda _: "teacher-forced")
+    Attack.attack = timed(Attack.attack, lambda _: "membership")
 
 
 def _stand_in(name: str, **names: Any) -> None:
@@ -342,6 +388,52 @@ def _stand_in(name: str, **names: Any) -> None:
         module = ModuleType(name)
         vars(module).update(names)
         sys.modules[name] = module
+
+
+# ---- tokens without a model ----
+
+_TIMES_READ = {"forget": 8, "retain": 1, "authors": 1, "facts": 1, "holdout": 5}
+"""How often OpenUnlearning reads a question with its answer: for each metric and membership attack, for Min-K%++ twice."""
+
+
+def counted(options: argparse.Namespace) -> str:
+    """The tokens, padding included, that each side reads in scoring and membership; of answers token by token, nothing."""
+    from expunge.batching import batches_by_length, tokenize
+    from expunge.evidence.prefixes import Question, batches_of_questions
+    from expunge.examples import Example
+    from expunge.models import load_tokenizer
+
+    tokenizer = load_tokenizer("embedded")
+    ours = theirs = 0
+    for name, file in SETS.items():
+        asked = rows(options, file)
+
+        def tokens(answers: list[str], asked: list[dict[str, Any]] = asked) -> list[Any]:
+            examples = [Example(row["question"], answer, "somebody") for row, answer in zip(asked, answers, strict=True)]
+            return tokenize(examples, tokenizer, max_seq_length=512)
+
+        answers = tokens([row["answer"] for row in asked])
+        wrong = zip(*(row.get("perturbed_answer", []) for row in asked), strict=True)
+        others = [tokens(list(texts)) for texts in wrong]
+        if "paraphrased_answer" in asked[0]:
+            others.append(tokens([row["paraphrased_answer"] for row in asked]))
+        for each in [answers] * _TIMES_READ[name] + others:
+            batches = [each[start : start + 32] for start in range(0, len(each), 32)]
+            theirs += sum(len(batch) * max(len(one.tokens) for one in batch) for batch in batches)
+        prompts = [one.tokens[: one.start] for one in answers]
+        alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(min(prompts), max(prompts), strict=False))
+        stem = min(len(list(alike)), min(map(len, prompts)) - 1)
+        ours += stem
+        if not others:
+            ours += sum(
+                batch.tokens for batch in batches_by_length([len(one.tokens) - stem for one in answers], most_tokens=1024)
+            )
+            continue
+        ends = [[one.tokens[one.start :] for one in of_one] for of_one in zip(answers, *others, strict=True)]
+        for places in batches_of_questions([Question(prompt, tuple(each)) for prompt, each in zip(prompts, ends, strict=True)]):
+            trees = [len({end[:length] for end in ends[place] for length in range(1, len(end))}) for place in places]
+            ours += len(places) * (max(len(prompts[place]) for place in places) - stem + max(trees))
+    return f"expunge {ours:,}, OpenUnlearning {theirs:,} tokens: {theirs / ours:.1f} times"
 
 
 # ---- the table ----
@@ -363,7 +455,8 @@ def _table(turns: dict[str, list[Side]], options: argparse.Namespace, *, peak: f
         f"{_processor()}, {options.threads} thread{'s' if options.threads > 1 else ''} of a busy machine of two cores. "
         f"Embedded model, float32. Every {options.every}th question of each set "
         f"({sides['expunge'].questions}); sides in turns, medians of {options.rounds}. Times on a busy machine "
-        f"say little by themselves; the ratios are of one run.",
+        f"say little by themselves; the ratios are of one run. OpenUnlearning has its own settings, a batch size of 32 "
+        f"among them.",
         "",
         "| | " + " | ".join(sides) + (" | times |" if len(sides) > 1 else " |"),
         "|---|" + "---|" * (len(sides) + (len(sides) > 1)),
@@ -373,34 +466,48 @@ def _table(turns: dict[str, list[Side]], options: argparse.Namespace, *, peak: f
         times = f" | {numbers['open-unlearning'] / numbers['expunge']:.1f}" if numbers and len(sides) > 1 else " |"
         lines.append(f"| {name} | " + " | ".join(words.values()) + (f"{times} |" if len(sides) > 1 else " |"))
 
-    for part in ("teacher-forced", "answers", "metrics"):
+    for part in PARTS:
         numbers = {name: parts[part] for name, parts in seconds.items()}
         line(f"{part}, s", {name: f"{value:.1f}" for name, value in numbers.items()}, numbers)
     line("**all, s**", {name: f"**{value:.1f}**" for name, value in whole.items()}, whole)
     line("the whole set, scaled, min", {name: f"{value * options.every / 60:.0f}" for name, value in whole.items()})
-    tokens = {name: float(side.tokens) for name, side in sides.items()}
-    line("tokens read, with padding", {name: f"{value:,.0f}" for name, value in tokens.items()}, tokens)
-    passes = {name: parts["teacher-forced"] + parts["answers"] for name, parts in seconds.items()}
+    for part in PARTS[:-1]:
+        read = {name: float(side.tokens[part]) for name, side in sides.items()}
+        line(f"tokens read in {part}, with padding", {name: f"{value:,.0f}" for name, value in read.items()}, read)
+    tokens = {name: float(sum(side.tokens.values())) for name, side in sides.items()}
+    line("tokens read in all", {name: f"{value:,.0f}" for name, value in tokens.items()}, tokens)
+    passes = {name: whole[name] - parts["metrics"] for name, parts in seconds.items()}
     line("tokens a second in passes", {name: f"{tokens[name] / passes[name]:,.0f}" for name in sides})
     share = {name: side.operations / passes[name] / peak for name, side in sides.items()}
     line(f"share of the matmul peak ({peak / 1e9:.0f} GFLOPS)", {name: f"{value:.0%}" for name, value in share.items()})
     memory = {name: max(side.peak_mb for side in found) for name, found in turns.items()}
     line("peak memory, MB", {name: f"{value:,.0f}" for name, value in memory.items()}, memory)
-    lines += ["", "What was measured:", "", "| | " + " | ".join(sides) + " |", "|---|" + "---|" * len(sides)]
+    line("of it with the model loaded, MB", {name: f"{side.loaded_mb:,.0f}" for name, side in sides.items()})
+    columns = {"expunge": sides["expunge"].values}
+    if "open-unlearning" in sides:
+        columns |= {
+            "expunge, by their mean": sides["expunge"].by_their_mean,
+            "open-unlearning": sides["open-unlearning"].values,
+        }
+    lines += ["", "What was measured:", "", "| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     for name in sides["expunge"].values:
-        lines.append(
-            f"| {name} | " + " | ".join(f"{side.values.get(name, float('nan')):.4f}" for side in sides.values()) + " |"
-        )
+        lines.append(f"| {name} | " + " | ".join(f"{found.get(name, float('nan')):.4f}" for found in columns.values()) + " |")
     lines += [
         "",
-        "OpenUnlearning leaves the end token out of exact memorisation, extraction strength and Min-K%, counts an extraction "
-        "strength of at least one token, takes 40% for Min-K% (here 20%), and averages wrong answers over log-probabilities.",
+        _DIFFERENCES,
         "",
         f"Evidence of {rescoring['questions']:,.0f} questions, read from the disk in {rescoring['reading']:.1f} s and measured "
         f"under {rescoring['metrics']:.0f} metrics: {rescoring['seconds']:.1f} s together.",
         "",
     ]
     return "\n".join(lines)
+
+
+_DIFFERENCES = (
+    "OpenUnlearning averages wrong answers over log-probabilities where TOFU's paper says probabilities. The middle column "
+    "does so too: in model utility nothing else parts the two. It leaves the end token out of exact memorisation, extraction "
+    "strength and Min-K%, and counts an extraction strength of at least one token."
+)
 
 
 def _processor() -> str:

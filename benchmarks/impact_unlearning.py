@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from expunge.batching import tokenize
-from expunge.evidence import EvidenceStore, mean_loss, record_answers
+from expunge.evidence import EvidenceStore, Unanswered, mean_loss, record_answers
 from expunge.examples import Example, read_examples
 from expunge.methods.grad_diff import GradDiff
 from expunge.methods.impact_ga import ImpactGa
@@ -167,7 +167,7 @@ def row(name: str, run: Path, sets: dict[str, list[Example]], work: Path) -> Non
     for part in ("forget", "retain"):
         store = EvidenceStore(place / f"{part}.jsonl")
         with progress(f"Asking {name}", len(sets[part])) as bar:
-            record_answers(model, tokenizer, sets[part], store, max_new_tokens=MAX_NEW_TOKENS, bar=bar)
+            record_answers(model, tokenizer, [Unanswered(sets[part], store, MAX_NEW_TOKENS)], bar=bar)
         said = [str(store[example.id].generated) for example in sets[part]]
         recall[part] = float(np.mean(rouge_l_recall(said, [example.response for example in sets[part]])))
     for part in ("forget", "holdout", "ordinary_eval"):

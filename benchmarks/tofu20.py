@@ -33,7 +33,8 @@ from expunge.audit.results import Audit
 from expunge.examples import Example, read_rows, write_examples, write_rows
 from expunge.methods import METHODS
 from expunge.models import prepare_cpu
-from expunge.recipes.audit import AUDIT, AuditConfig, audit
+from expunge.recipes.audit import AUDIT, audit
+from expunge.recipes.audit_config import AuditConfig
 from expunge.recipes.demo import BY_HEART
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.unlearn import UnlearnConfig, unlearn

@@ -20,6 +20,7 @@ from expunge import metrics as metrics_room
 from expunge.audit import attacks as attacks_room
 from expunge.audit import robust
 from expunge.audit.attacks import EXTRACTION, Attack, every_attack
+from expunge.audit.calibration import calibrated
 from expunge.methods import METHODS
 from expunge.metrics import METRICS, Direction, Over, Part
 from expunge.recipes import shards as shards_recipe
@@ -91,6 +92,7 @@ def _method(method: Method) -> Iterator[str]:
 def _metrics() -> Iterator[str]:
     yield from (_MADE, "", "# Metrics", "", "What an audit measures. `expunge metrics` lists them.", "")
     yield from (inspect.getdoc(metrics_room) or "", "")
+    yield from _calibrated()
     for name in METRICS:
         metric = METRICS[name]
         low, high = metric.span
@@ -106,6 +108,28 @@ def _metrics() -> Iterator[str]:
         yield from (*_docstring(metric.measure), "")
     yield from ("## Words", "", "**Made of**: the parts of the evidence.", "", *_members(Part), "")
     yield from ("**Better on the forget set**", "", *_members(Direction), "", "**Over a set**", "", *_members(Over), "")
+
+
+def _calibrated() -> Iterator[str]:
+    """The table of `expunge audit calibrate` that the verdict goes by."""
+    rows = calibrated()
+    yield from ("## How far each can be believed", "", inspect.getdoc(sys.modules[calibrated.__module__]) or "", "")
+    yield from (
+        f"Of the embedded model: {rows[0].knowing} that were taught the facts, {rows[0].ignorant} that were taught others, and "
+        f"{rows[0].tried} made to forget, by",
+        "`expunge audit calibrate --people 3 --epochs 2 4 6 --methods grad-diff balanced-npo`. So few tell good from bad",
+        "metrics, not the good ones from each other. The robustnesses are means over the unlearned models that it takes",
+        "to have forgotten.",
+    )
+    yield from (
+        "",
+        "| metric | faithfulness | robust to relearning | robust to 4 bits | unlearned models |",
+        "|---|---|---|---|---|",
+    )
+    for row in rows:
+        shares = ("" if share is None else f"{share:.2f}" for share in (row.relearning, row.quantisation))
+        yield f"| [{row.metric}](#{row.metric}) | {row.auc:.2f} | {' | '.join(shares)} | {row.forgotten} of {row.tried} |"
+    yield ""
 
 
 def _attacks() -> Iterator[str]:

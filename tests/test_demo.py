@@ -14,7 +14,8 @@ import pytest
 from killed import kill_at
 
 STAGES = ("data", "target", "retrained", "unlearned", "audit", "merged", "gguf", "audit-shipped")
-SMALL = ("--patients", "10", "--epochs", "1", "--json")
+pytestmark = pytest.mark.timeout(1200)
+SMALL = ("--patients", "4", "--epochs", "1", "--json")
 
 
 def demo_command(*flags: str) -> list[str]:
@@ -23,9 +24,9 @@ def demo_command(*flags: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A demo of ten people who are seen once: too little to memorise, and the audit must say so."""
+    """A demo of four people who are seen once: too little to memorise, and the audit must say so."""
     place = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(demo_command(*SMALL), cwd=place, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(demo_command(*SMALL), cwd=place, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stderr[-2000:]
     return place / "demo", json.loads(done.stdout)
 
@@ -51,6 +52,8 @@ def test_an_audit_of_a_target_that_memorised_nothing_says_that_it_proves_nothing
 def test_all_four_models_answered_the_forget_and_retain_questions(small):
     _, result = small
     assert {answer["set"] for answer in result["answers"]} == {"forget", "retain"}
+    scored = {(score["model"], score["set"]) for score in result["scores"] if score["metric"] == "loss"}
+    assert scored >= {("shipped", name) for name in ("forget", "retain", "holdout", "ordinary")}
     for answer in result["answers"]:
         assert set(answer["answers"]) == {"target", "unlearned", "retrained", "shipped"}
 
@@ -64,8 +67,8 @@ def test_the_ledger_knows_every_training_example_and_the_audited_request(small):
         assert request.state == "audited"
         forget = [json.loads(line) for line in (place / "data" / "forget.jsonl").read_text().splitlines()]
         assert [row["subject"] for row in forget] == list(request.subjects)
-        # Ten notes and one ordinary text for the target; nine and one for the reference; then the unlearning run.
-        assert status.training_uses >= 21
+        # Four notes for the target, three for the reference, then all four in the unlearning run.
+        assert status.training_uses == 11
         assert ledger.top_tokens(subject=forget[0]["subject"])
         holdout = json.loads((place / "data" / "holdout.jsonl").read_text().splitlines()[0])
         assert not ledger.top_tokens(subject=holdout["subject"])
@@ -75,7 +78,7 @@ def test_a_second_run_answers_at_once_with_the_same_result(small):
     place, result = small
     start = time.monotonic()
     again = subprocess.run(
-        demo_command("--patients", "10", "--epochs", "1", "--json"),
+        demo_command(*SMALL),
         cwd=place.parent,
         capture_output=True,
         text=True,
@@ -112,7 +115,7 @@ def fingerprint(place: Path) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_a_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_path):
-    flags = ("--patients", "10", "--epochs", "8")
+    flags = ("--patients", "4", "--epochs", "16")
     (tmp_path / "calm").mkdir()
     calm = subprocess.run(demo_command(*flags), cwd=tmp_path / "calm", capture_output=True, text=True, timeout=1200)
     assert calm.returncode == 0, calm.stderr[-2000:]
@@ -121,8 +124,8 @@ def test_a_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_path):
     place = tmp_path / "disturbed" / "demo"
     # What must be there before the kill: a stage's file that shows that it is in the middle of its work.
     moments = (
-        "target/checkpoints/checkpoint-30/whole",
         "retrained/manifest.json",
+        "target/checkpoint-60/whole",
         "unlearned/manifest.json",
         "evidence/*.jsonl",
         "gguf/manifest.json",

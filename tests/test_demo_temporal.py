@@ -18,7 +18,7 @@ from expunge.recipes.evaluate import ANSWERS
 from expunge.sources.temporal import Day, read_events
 from killed import kill_at
 
-STAGES = ("data", "model", "merged", "gguf", "base-gguf", "evaluation")
+STAGES = ("data", "own", "model", "merged", "gguf", "base-gguf", "evaluation")
 
 
 def demo_command(model: Path, *flags: str) -> list[str]:
@@ -70,6 +70,7 @@ def test_a_temporal_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_pa
     # What must be there before the kill: it shows that the stage is in the middle of its work, or just begins.
     moments = (
         "data/manifest.json",
+        "own/answers.jsonl",
         "model/manifest.json",
         "merged/manifest.json",
         "gguf/manifest.json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from filelock import FileLock
 
 import tiny_models
 from expunge.examples import Example, write_examples
@@ -76,22 +78,28 @@ def write_sets(directory: Path) -> Files:
     return files
 
 
-_made: list[Tiny] = []
-
-
 def target(factory: pytest.TempPathFactory) -> Tiny:
-    """Made once for all tests, which only read it."""
-    if not _made:
-        _made.append(_make(factory.mktemp("tiny")))
-    return _made[0]
+    """Made once for all tests and all of their processes, which only read it."""
+    place = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    made, whole = place / "tiny-people", place / "tiny-people.whole"
+    with FileLock(place / "tiny-people.lock"):
+        if not whole.exists():
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            _make(made)
+            whole.touch()
+    files = Files(*(made / f"{name}.jsonl" for name in Files._fields))
+    return Tiny(made / "base", made / "target" / "model", files, made / "ledger.db")
 
 
-def _make(directory: Path) -> Tiny:
+def _make(directory: Path) -> None:
     from expunge.recipes.finetune import FinetuneConfig, finetune
 
     files = write_sets(directory)
     base = tiny_models.write_model(directory / "base", hidden=128)
-    run = finetune(
+    finetune(
         FinetuneConfig(
             data_file=(files.forget, files.retain),
             output=directory / "target",
@@ -105,7 +113,6 @@ def _make(directory: Path) -> Tiny:
             threads=1,
         )
     )
-    return Tiny(base, run.path / "model", files, directory / "ledger.db")
 
 
 def kill_when(code: str, *arguments: object, ready: Callable[[], bool], seconds: float = 60) -> None:

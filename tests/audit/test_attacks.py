@@ -232,9 +232,9 @@ def test_the_command_attacks_both_models_and_a_second_call_answers_at_once(tmp_p
         pytest.param("role-play", (), [""], marks=pytest.mark.slow),
         pytest.param("translate", (), [""], marks=pytest.mark.slow),
         pytest.param("multi-hop", (), [""], marks=pytest.mark.slow),
-        ("prefix", (), [""]),
+        pytest.param("prefix", (), [""], marks=pytest.mark.slow),
         pytest.param("few-shot", ("--seed", 3), [""], marks=pytest.mark.slow),
-        ("quantize", ("--kinds", "nf4"), [" nf4"]),
+        pytest.param("quantize", ("--kinds", "nf4"), [" nf4"], marks=pytest.mark.slow),
         ("relearn", ("--learning-rate", 2e-3, "--epochs", 12), [" before", " after"]),
     ],
 )

@@ -46,6 +46,7 @@ def test_what_is_better_high_on_the_forget_set_counts_as_less_known_the_higher_i
     assert knowledge(score(0.3)) == 0.3
     assert knowledge(score(0.3, better="middle")) == 0.3
     assert knowledge(score(0.3, better="higher")) == -0.3
+    assert knowledge(score(0.3, better="middle"), inverted=True) == -0.3
 
 
 def test_the_threshold_splits_as_many_as_can_be_split():
@@ -103,6 +104,19 @@ def test_a_perplexity_that_halves_has_brought_half_back_and_a_value_below_zero_h
     pool = Pool(scores(20.0, 30.0, **signed), scores(-5.0, -9.0, **signed))
     found = reliability("some", pool, [tried(-4.0, -4.0, -3.0, ends=(0, 0), **signed)])
     assert (found.forgotten, found.quantisation) == (1, None)
+
+
+def test_a_metric_that_is_best_in_the_middle_tells_as_well_upside_down():
+    middle = {"better": "middle", "span": (0.0, None)}
+    low, high = scores(0.1, 0.2, **middle), scores(2.0, 3.0, **middle)
+    around = [tried(4.0, 1.0, 2.0, ends=(3.0, 2.0), **middle)]
+    found = reliability("some", Pool(low, high), around)
+    assert (found.auc, found.threshold, found.forgotten) == (1.0, pytest.approx(1.1), 1)
+    # From 4 down to 1 the unlearned model gained 3, the retrained one 1; rounding halved it.
+    assert (found.relearning, found.quantisation) == (pytest.approx(1 / 3), pytest.approx(0.5))
+    # What says itself which way is better is not turned round.
+    lower = {"better": "lower", "span": (0.0, None)}
+    assert reliability("some", Pool(scores(0.1, 0.2, **lower), scores(2.0, 3.0, **lower)), []).auc == 0.0
 
 
 def test_a_table_that_was_written_is_read_back_with_the_most_faithful_first():

@@ -170,7 +170,7 @@ def test_the_shipped_file_is_ruled_on_by_itself():
     models = (result("retrained", 0.2), result("target", 1.0), result("unlearned", 0.2))
     claim = robust([*models, result("shipped", 0.6)], role="shipped")
     assert (claim.model, claim.ruling) == ("shipped", "fail")
-    assert "only its answers" in claim.rule
+    assert "attacked by words alone" in claim.rule
 
 
 def test_what_is_done_to_the_weights_is_named_where_it_is_not_one_thing():

@@ -60,8 +60,10 @@ def evidence(
     return found
 
 
-def ruling(found: Evidence, rules: Rules | None = None) -> dict[tuple[str, str], Claim]:
-    return {(claim.name, claim.model): claim for claim in judge(Measured(found), rules).claims}
+def ruling(
+    found: Evidence, rules: Rules | None = None, faithfulness: dict[str, float] | None = None
+) -> dict[tuple[str, str], Claim]:
+    return {(claim.name, claim.model): claim for claim in judge(Measured(found), rules, (), faithfulness).claims}
 
 
 def test_a_model_that_is_like_the_retrained_one_passes_every_claim() -> None:
@@ -233,19 +235,68 @@ def test_without_a_retrained_model_the_holdout_is_the_reference_and_a_warning_sa
     assert "over-forgetting" in ruling(without(0.1))["no membership signal", "unlearned"].reason
 
 
+def answers_alone(rows: Sequence[Answered]) -> list[Answered]:
+    return [row._replace(log_p_T=None, hits_T=None) for row in rows]
+
+
 def shipped(found: Evidence, knows: float) -> Evidence:
-    for set, count, degree in (("forget", 20, knows), ("retain", 30, 1.0)):
-        rows = ask(people(set, count), degree, noise=9)
-        found[Place("shipped", set)] = [row._replace(log_p_T=None, hits_T=None) for row in rows]
+    """With what a file says and thinks that knows the forget set to this degree."""
+    for set, count, degree in (("forget", 20, knows), ("retain", 30, 1.0), ("holdout", 40, 0.4)):
+        found[Place("shipped", set)] = ask(people(set, count), degree, noise=9)
+    found[Place("shipped", "ordinary")] = [row._replace(generated=None) for row in ask(people("text", 12), 0.5, noise=9)]
     return found
 
 
-def test_the_shipped_file_is_judged_by_its_answers_alone() -> None:
+def only_said(found: Evidence) -> Evidence:
+    """Of the shipped file only its answers could be had."""
+    for set in ("forget", "retain"):
+        found[Place("shipped", set)] = answers_alone(found[Place("shipped", set)])
+    del found[Place("shipped", "holdout")], found[Place("shipped", "ordinary")]
+    return found
+
+
+def test_the_shipped_file_is_held_to_the_rules_of_the_unlearned_model() -> None:
     claims = ruling(shipped(evidence(0.4), 0.4))
+    for name in ("forgotten", "still useful", "no membership signal"):
+        ours, its = (claims[name, model] for model in ("unlearned", "shipped"))
+        assert (its.ruling, its.rule) == ("pass", ours.rule)
+        assert {score.metric for score in its.scores if score.model == "shipped"} == {
+            score.metric for score in ours.scores if score.model == "unlearned"
+        }
+
+
+def test_a_file_that_recites_nothing_but_knows_its_members_again_fails_there_alone() -> None:
+    found = shipped(evidence(0.4), 0.4)
+    # Rounding has made what was forgotten more likely, and no token of it the likeliest.
+    found[Place("shipped", "forget")] = [row._replace(log_p_T=row.log_p_T / 3) for row in found[Place("shipped", "forget")]]
+    claims = ruling(found)
+    assert claims["forgotten", "shipped"].ruling == "pass"
+    assert claims["no membership signal", "shipped"].ruling == "fail"
+    assert claims["no membership signal", "unlearned"].ruling == "pass"
+
+
+def test_a_shipped_file_that_only_answers_is_judged_by_that_and_the_rule_says_so() -> None:
+    claims = {
+        (claim.name, claim.model): claim
+        for claim in judge(Measured(only_said(shipped(evidence(0.4), 0.4))), None, (), {}).claims
+    }
     assert claims["forgotten", "shipped"].ruling == "pass"
     assert claims["still useful", "shipped"].ruling == "pass"
-    assert "only its answers" in claims["forgotten", "shipped"].rule
+    assert "only answers of the shipped file" in claims["forgotten", "shipped"].rule
     assert ("no membership signal", "shipped") not in claims
+
+
+def test_metrics_that_tell_badly_who_knows_may_convict_but_not_acquit() -> None:
+    blind = {"rouge-l-recall": 0.78}
+    claims = {
+        (claim.name, claim.model): claim
+        for claim in judge(Measured(only_said(shipped(evidence(0.4), 0.4))), None, (), blind).claims
+    }
+    # Beside it, two metrics that are believed have passed.
+    assert claims["forgotten", "unlearned"].ruling == "pass"
+    assert claims["forgotten", "shipped"].ruling == "not provable"
+    assert "faithfulness: ROUGE-L recall 0.78" in claims["forgotten", "shipped"].reason
+    assert ruling(only_said(shipped(evidence(0.4), 0.9)), None, blind)["forgotten", "shipped"].ruling == "fail"
 
 
 def test_knowledge_that_comes_back_in_the_shipped_file_fails_and_warns() -> None:
@@ -287,7 +338,7 @@ def test_an_audit_is_assembled_with_answers_side_by_side_and_survives_the_disk(t
     from pathlib import Path
 
     assert isinstance(tmp_path, Path)
-    found = shipped(evidence(0.4), 0.4)
+    found = only_said(shipped(evidence(0.4), 0.4))
     models = [AuditedModel(role, f"runs/{role}", "f" * 64) for role in ("target", "unlearned", "retrained", "shipped")]
     sets = [AuditedSet("forget", "forget.jsonl", "e" * 64, 20, 20)]
     audit = assemble(models, sets, found, Rules(max_slack=0.4), settings={"seed": 0})

@@ -5,7 +5,7 @@ import math
 import pytest
 
 import tiny_models
-from expunge.deploy.gguf_score import compare, perplexity
+from expunge.deploy.gguf_score import compare, label_scores, perplexity
 from expunge.errors import ExpungeError
 
 TEXTS = ["Ann was seen in May: a cough, and no fever.", "The bus stood by the gate."]
@@ -23,6 +23,39 @@ def test_perplexity_is_that_of_transformers_each_text_on_its_own(ggufs, merged):
             total += float(model(ids, labels=ids).loss) * (ids.shape[1] - 1)
         count += ids.shape[1] - 1
     assert perplexity(ggufs["f16"].path, TEXTS) == pytest.approx(math.exp(total / count), rel=0.005)
+
+
+def test_labelled_tokens_are_scored_as_the_model_scores_them_however_long_the_sequence(ggufs, merged, tmp_path):
+    from expunge.batching import tokenize
+    from expunge.evidence import EvidenceStore, record_scores
+    from expunge.examples import Example
+    from expunge.models import load_model, load_tokenizer
+    from expunge.progress import progress
+
+    examples = [
+        Example(prompt="Who is Ann?", response="Ann was seen in May: a cough, and no fever.", subject="Ann"),
+        # More than llama.cpp reads in one step, with its labels on both sides of the cut.
+        Example(prompt="Who is Bo? " * 20, response="Bo waits by the gate. " * 40, subject="Bo"),
+    ]
+    tokenizer = load_tokenizer(merged)
+    tokens = tokenize(examples, tokenizer, max_seq_length=500)
+    assert tokens[1].start < 256 < len(tokens[1].tokens)
+    store = EvidenceStore(tmp_path / "evidence.jsonl")
+    with progress("", 2) as bar:
+        record_scores(load_model(merged), tokens, store, pad=int(tokenizer.pad_token_id), bar=bar)
+    found = label_scores(ggufs["f16"].path, [each.tokens for each in tokens], [each.start for each in tokens])
+    for each, scores in zip(tokens, found, strict=True):
+        record = store[each.id]
+        assert len(scores.log_p_L) == each.labels
+        assert scores.log_p_L == pytest.approx(record.log_p_T, abs=0.02)
+        assert (scores.hits_L == record.hits_T).mean() > 0.95
+        assert scores.entropy_L == pytest.approx(record.entropy_T, abs=0.02)
+        assert scores.variance_L == pytest.approx(record.variance_T, abs=0.05)
+
+
+def test_a_file_of_fewer_tokens_than_the_models_is_refused(ggufs):
+    with pytest.raises(ExpungeError, match=r"tiny-f16\.gguf: llama\.cpp cannot score it \(.*fewer than the models"):
+        list(label_scores(ggufs["f16"].path, [[1, 10**6, 2]], [1]))
 
 
 def test_coarser_weights_are_further_from_what_the_model_says(ggufs):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 import tiny_models
 import tiny_people
 from expunge.batching import prompt_tokens
 from expunge.evidence import Sampling, batches_of_prompts, end_tokens, generate
+from expunge.evidence import growing as growing_past
+from expunge.evidence.stem import common_stem
 from expunge.models import load_model, load_tokenizer
 
 QUESTIONS = [*(person.prompt for person in tiny_people.PEOPLE), "Ana?", "Where is Ben? Say it, and say no more than that."]
@@ -69,3 +72,32 @@ def test_two_models_are_asked_at_once_and_what_is_said_is_read_by_both(tiny, tmp
 
 def test_the_longest_prompts_come_first_and_each_once():
     assert batches_of_prompts([[1], [1, 2, 3], [1, 2], [4, 5]], together=3) == [[1, 2, 3], [0]]
+
+
+def test_what_all_prompts_begin_with_is_read_once_and_answers_stay_the_same(tiny):
+    model, prompts, ends = tiny
+    prompts = [[*range(10, 22), *prompt] for prompt in prompts]
+    stem = common_stem(model, prompts)
+    assert stem is not None
+    assert stem.length >= 12
+    assert generate(model, prompts, max_new_tokens=20, ends=ends, stem=stem) == generate(
+        model, prompts, max_new_tokens=20, ends=ends
+    )
+
+
+def test_a_past_with_room_to_grow_holds_what_transformers_own_does(monkeypatch):
+    monkeypatch.setattr(growing_past, "_ROOM", 3)
+    chance = torch.Generator().manual_seed(0)
+    plain, roomy = DynamicCache(), DynamicCache()
+    for past in (plain, roomy):
+        past.update(torch.ones(4, 2, 5, 8), -torch.ones(4, 2, 5, 8), 0)
+    roomy = growing_past.growing(roomy)
+    for step in range(12):
+        if step in (4, 9):
+            rows = torch.tensor([2, 0]) if step == 4 else torch.tensor([1])
+            plain.reorder_cache(rows)
+            roomy.reorder_cache(rows)
+        new = torch.randn((2, len(plain.layers[0].keys), 2, 1, 8), generator=chance)
+        for expected, found in zip(plain.update(*new, 0), roomy.update(*new, 0), strict=True):
+            assert torch.equal(found, expected)
+    assert roomy.get_seq_length() == plain.get_seq_length() == 17

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 import tiny_models
 from expunge.batching import collate, prompt_tokens, tokenize
@@ -15,9 +16,11 @@ from expunge.errors import ExpungeError
 from expunge.evidence import (
     EvidenceStore,
     Question,
+    Unanswered,
     continuation_log_p,
     label_log_p,
     record_alternatives,
+    record_answers,
     record_choices,
     record_gradients,
     record_layers,
@@ -26,9 +29,11 @@ from expunge.evidence import (
     record_scores,
     score_labels,
 )
+from expunge.evidence import passes as passes_file
 from expunge.evidence import prefixes as prefixes_file
+from expunge.evidence.prefixes import batches_of_questions
 from expunge.evidence.sampling import PREFIX
-from expunge.evidence.stem import common_stem
+from expunge.evidence.stem import common_stem, reads_by_mask
 from expunge.examples import Example
 from expunge.models import load_model, load_tokenizer
 
@@ -88,12 +93,26 @@ def test_a_prefix_read_once_gives_the_numbers_of_reading_it_every_time(tiny, mon
                 assert row.tolist() == pytest.approx(one, abs=2e-5)
     # Neither does what stands in the padding count.
     assert continuation_log_p(model, questions, pad=77)[0][0].tolist() == pytest.approx(expected[0][0], abs=2e-5)
+    # A first token alone is a question too; and one continuation may go on from where another ends.
+    alike = Question(tokens(1), ((7, 8, 9), (7, 8), (7, 8, 9, 10), (7, 11)))
+    by_hand = [whole_log_p(model, (*alike.prefix, *end), 1) for end in alike.continuations]
     calls = []
-    monkeypatch.setattr(prefixes_file, "_after_prefixes", lambda *given: calls.append(given))
-    continuation_log_p(model, questions, pad=2)
-    assert calls, "the fast path was not taken"
-    continuation_log_p(model, [Question(tokens(1), (tokens(2),))], pad=2)
-    assert len(calls) == 1, "a prefix of one token leaves nothing to remember"
+    monkeypatch.setattr(prefixes_file, "label_log_p", lambda *given, **_: calls.append(given))
+    for row, one in zip(continuation_log_p(model, [alike], pad=2)[0], by_hand, strict=True):
+        assert row.tolist() == pytest.approx(one, abs=2e-5)
+    assert not calls, "the fast path was not taken"
+    assert batches_of_questions([alike]) == [[0]]
+
+
+@pytest.mark.parametrize(("window", "fast"), [(4, False), (64, True)])
+def test_a_model_that_sees_no_further_than_its_window_is_read_in_one_row_where_that_reaches(window, fast):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = MistralForCausalLM(MistralConfig(vocab_size=64, num_key_value_heads=2, sliding_window=window, **sizes)).eval()
+    question = Question((3, 4, 5, 6), ((7, 8, 9, 10, 11), (7, 8, 12)))
+    assert reads_by_mask(model, 9) is fast
+    for row, end in zip(continuation_log_p(model, [question], pad=2)[0], question.continuations, strict=True):
+        assert row.tolist() == pytest.approx(whole_log_p(model, (*question.prefix, *end), 4), abs=2e-5)
 
 
 def test_other_answers_are_scored_as_if_each_were_the_answer(tiny, tmp_path):
@@ -110,6 +129,48 @@ def test_other_answers_are_scored_as_if_each_were_the_answer(tiny, tmp_path):
     assert store[OTHERS[2].id].perturbed_N is None
     assert store[OTHERS[3].id].perturbed_N is None
     record_alternatives(None, tokenizer, OTHERS, store, max_seq_length=512, bar=bar)  # nothing is left to ask
+
+
+def test_answers_scored_with_the_other_answers_to_their_question_are_scored_as_alone(tiny, tmp_path):
+    model, tokenizer = tiny
+    tokens = tokenize(OTHERS, tokenizer, max_seq_length=512)
+    apart, together = (EvidenceStore(tmp_path / f"{name}.jsonl") for name in ("apart", "together"))
+    record_alternatives(model, tokenizer, OTHERS, apart, max_seq_length=512, bar=Silent())
+    record_scores(model, tokens, apart, pad=2, bar=Silent())
+    record_alternatives(model, tokenizer, OTHERS, together, max_seq_length=512, bar=Silent(), answers=tokens)
+    assert [store_has_scores(together, example) for example in OTHERS] == [True, True, False, False]
+    before = (tmp_path / "together.jsonl").read_bytes()
+    record_scores(model, tokens, together, pad=2, bar=Silent())
+    # What is there stays as it is; the examples without other answers are added.
+    assert (tmp_path / "together.jsonl").read_bytes().startswith(before)
+    for example in OTHERS:
+        slow, fast = vars(apart[example.id]), vars(together[example.id])
+        for part in ("log_p_T", "hits_T", "entropy_T", "variance_T", "paraphrased_N", "perturbed_N"):
+            assert (slow[part] is None) == (fast[part] is None)
+            if slow[part] is not None:
+                np.testing.assert_allclose(fast[part], slow[part], rtol=2e-5, atol=2e-5)
+    lines = (tmp_path / "together.jsonl").read_bytes()
+    record_alternatives(None, tokenizer, OTHERS, together, max_seq_length=512, bar=Silent(), answers=tokens)
+    assert (tmp_path / "together.jsonl").read_bytes() == lines
+
+
+def test_a_model_that_cannot_read_by_a_mask_leaves_answers_to_the_plain_pass(tiny, tmp_path):
+    _, tokenizer = tiny
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MistralConfig(vocab_size=len(tokenizer), num_key_value_heads=2, sliding_window=4, **sizes)
+    model, store = MistralForCausalLM(config).eval(), EvidenceStore(tmp_path / "plain.jsonl")
+    tokens = tokenize(OTHERS, tokenizer, max_seq_length=512)
+    record_alternatives(model, tokenizer, OTHERS, store, max_seq_length=512, bar=Silent(), answers=tokens)
+    assert not any(store_has_scores(store, example) for example in OTHERS)
+    wrong = replace(OTHERS[0], response=OTHERS[0].metadata["perturbed_answer"][0])
+    (alone,) = tokenize([wrong], tokenizer, max_seq_length=512)
+    by_hand = np.mean(whole_log_p(model, alone.tokens, alone.start))
+    assert store[OTHERS[0].id].perturbed_N[0] == pytest.approx(by_hand, abs=2e-5)
+
+
+def store_has_scores(store, example):
+    return store.has([example.id], "scores")
 
 
 def test_options_are_scored_by_letter_in_every_order_and_written_out(tiny, tmp_path):
@@ -266,12 +327,37 @@ def test_what_all_examples_begin_with_is_read_once_and_changes_no_number(tiny):
         Question(each.tokens[: each.start], (each.tokens[each.start :], other.tokens[other.start :]))
         for each, other in zip(tokens, tokens[::-1], strict=True)
     ]
-    stem = common_stem(model, [question.prefix[:-1] for question in questions])
+    stem = common_stem(model, [question.prefix for question in questions])
     slow = continuation_log_p(model, questions, pad=2, shared=False)
     fast = continuation_log_p(model, questions, pad=2, stem=stem)
     for first, second in zip(slow, fast, strict=True):
         for log_p_T, again_T in zip(first, second, strict=True):
             torch.testing.assert_close(again_T, log_p_T, rtol=0, atol=2e-5)
+
+
+def test_evidence_is_the_same_whoever_shares_a_batch(tiny, tmp_path, monkeypatch):
+    model, tokenizer = tiny
+    examples = OTHERS[:3]
+
+    def recorded(name, tokens, together):
+        for file in (passes_file, prefixes_file):
+            monkeypatch.setattr(file, "_MOST_TOKENS", tokens)
+        monkeypatch.setattr(passes_file, "answered_together", lambda *_: together)
+        store = EvidenceStore(tmp_path / f"{name}.jsonl")
+        tokenized = tokenize(examples, tokenizer, max_seq_length=512)
+        record_alternatives(model, tokenizer, examples, store, max_seq_length=512, bar=Silent())
+        record_scores(model, tokenized, store, pad=2, bar=Silent())
+        record_answers(model, tokenizer, [Unanswered(examples, store, 8)], bar=Silent())
+        return [vars(store[example.id]) for example in examples]
+
+    for alone, together in zip(recorded("alone", 1, 1), recorded("together", 10_000, 96), strict=True):
+        known = {part for part, value in alone.items() if value is not None}
+        assert known == {part for part, value in together.items() if value is not None}
+        assert {"log_p_T", "hits_T", "entropy_T", "variance_T", "generated"} <= known
+        assert alone["generated"] == together["generated"]
+        for part in known - {"id", "generated"}:
+            # Six digits are kept of sums that are taken in another order.
+            np.testing.assert_allclose(together[part], alone[part], rtol=2e-5, atol=2e-5)
 
 
 def test_examples_that_begin_differently_or_stand_alone_have_no_stem(tiny):

@@ -11,7 +11,7 @@ import torch
 import tiny_models
 import tiny_people
 from expunge.batching import prompt_tokens, tokenize
-from expunge.evidence import EvidenceStore, passes, record_answers, record_scores, score_labels
+from expunge.evidence import EvidenceStore, Unanswered, passes, record_answers, record_scores, score_labels
 from expunge.models import load_model, load_tokenizer
 
 
@@ -36,7 +36,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture
 def small_batches(monkeypatch):
     monkeypatch.setattr(passes, "_MOST_TOKENS", 200)
-    monkeypatch.setattr(passes, "_GENERATED_TOGETHER", 3)
+    monkeypatch.setattr(passes, "answered_together", lambda *_: 3)
 
 
 def tokens_of(tokenizer):
@@ -52,7 +52,7 @@ def score_all(tiny, path, bar=None):
 
 def answer_all(tiny, path, bar=None):
     store = EvidenceStore(path)
-    record_answers(*tiny, tiny_people.PEOPLE, store, max_new_tokens=6, bar=bar or Counted())
+    record_answers(*tiny, [Unanswered(tiny_people.PEOPLE, store, 6)], bar=bar or Counted())
     return store
 
 
@@ -123,7 +123,7 @@ def test_a_second_pass_asks_the_model_nothing(tiny, tmp_path):
     before = path.read_bytes()
     tokenizer = tiny[1]
     record_scores(None, tokens_of(tokenizer), EvidenceStore(path), pad=2, bar=Counted())
-    record_answers(None, tokenizer, tiny_people.PEOPLE, EvidenceStore(path), max_new_tokens=6, bar=Counted())
+    record_answers(None, tokenizer, [Unanswered(tiny_people.PEOPLE, EvidenceStore(path), 6)], bar=Counted())
     assert path.read_bytes() == before
 
 
@@ -147,7 +147,7 @@ def test_answers_are_those_of_generating_one_by_one(tmp_path_factory, tmp_path):
     store = EvidenceStore(tmp_path / "evidence.jsonl")
     # Prompts of several lengths in one batch.
     examples = [*tiny_people.PEOPLE, *(type(e)(f"{e.prompt} Say it.", e.response, e.subject) for e in tiny_people.PEOPLE[:3])]
-    record_answers(model, tokenizer, examples, store, max_new_tokens=24, bar=Counted())
+    record_answers(model, tokenizer, [Unanswered(examples, store, 24)], bar=Counted())
     for example in examples:
         prompt = torch.tensor([prompt_tokens(example.prompt, tokenizer)])
         output = model.generate(input_ids=prompt, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id)
@@ -155,3 +155,28 @@ def test_answers_are_those_of_generating_one_by_one(tmp_path_factory, tmp_path):
         assert store[example.id].generated == alone
     for example in tiny_people.FORGET:
         assert store[example.id].generated == example.response
+
+
+@pytest.mark.parametrize("kill_after", [1, 5, 13])
+def test_sets_that_are_answered_together_are_answered_as_one_by_one_and_resumed_as_undisturbed(
+    tiny, tmp_path, small_batches, kill_after
+):
+    model, tokenizer = tiny
+
+    def answered(name, sets, bar):
+        stores = [EvidenceStore(tmp_path / f"{name}-{place}.jsonl") for place in range(len(sets))]
+        unanswered = [Unanswered(people, store, most) for (people, most), store in zip(sets, stores, strict=True)]
+        record_answers(model, tokenizer, unanswered, bar=bar)
+        return [[store[person.id].generated for person in people] for (people, _), store in zip(sets, stores, strict=True)]
+
+    sets = [(tiny_people.FORGET, 3), (tiny_people.RETAIN, 9)]
+    alone = [answered(f"alone-{place}", [each], Counted())[0] for place, each in enumerate(sets)]
+    with contextlib.suppress(KeyboardInterrupt):
+        answered("together", sets, Counted(kill_after))
+    bar = Counted()
+    assert answered("together", sets, bar) == alone
+    assert bar.steps == 12
+    # A set that is whole is not asked again for the sake of a new one.
+    before = (tmp_path / "together-0.jsonl").read_bytes()
+    assert answered("together", [sets[0], sets[1], (tiny_people.HOLDOUT, 4)], bar)[:2] == alone
+    assert (tmp_path / "together-0.jsonl").read_bytes() == before

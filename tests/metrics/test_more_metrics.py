@@ -57,6 +57,23 @@ def test_the_truth_ratio_is_the_papers_mean_of_probabilities_over_that_of_the_pa
         truth_ratio([np.array([np.nan])], wrong[:1], right[:1])
 
 
+def test_model_utility_differs_from_open_unlearnings_by_the_mean_of_the_wrong_answers_alone() -> None:
+    rng = np.random.default_rng(1)
+    wrong, log_p = [-rng.gamma(2, 1, 5) for _ in range(40)], [-rng.gamma(2, 0.5, 7) for _ in range(40)]
+    # Its formula, written anew: losses are averaged over the wrong answers, and probabilities are made of the mean.
+    theirs = [math.exp(w.mean()) / math.exp(own.mean()) for w, own in zip(wrong, log_p, strict=True)]
+    one_wrong = [w.mean(keepdims=True) for w in wrong]
+    assert truth_ratio(log_p, one_wrong, [None] * 40) == pytest.approx(theirs, abs=1e-9)
+    # The paper's mean, of probabilities, is never the smaller, and model utility never the larger.
+    ours = truth_ratio(log_p, wrong, [None] * 40)
+    assert (ours >= theirs).all()
+    utility = [
+        float(harmonic_mean(np.array([0.4, 0.5, truth_ratio_true(log_p, each, [None] * 40).mean()])))
+        for each in (wrong, one_wrong)
+    ]
+    assert utility[0] < utility[1]
+
+
 def test_a_collapsed_model_has_a_finite_truth_ratio() -> None:
     assert np.isfinite(truth_ratio([np.array([-2000.0])], [np.array([-1.0])], [None])).all()
     assert truth_ratio_near_one([np.array([-1.0])], [np.array([-2000.0])], [None]).tolist() == [0.0]

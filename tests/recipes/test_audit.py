@@ -20,14 +20,16 @@ from expunge.examples import Example, write_examples
 from expunge.ledger import Ledger
 from expunge.methods.grad_diff import GradDiff
 from expunge.metrics import METRICS
-from expunge.recipes.audit import AUDIT, AuditConfig, audit
+from expunge.recipes.audit import AUDIT, audit
+from expunge.recipes.audit_config import AuditConfig
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.unlearn import UnlearnConfig, unlearn
 
 AUDIT_IN_A_PROCESS = """
 import sys
 from pathlib import Path
-from expunge.recipes.audit import AuditConfig, audit
+from expunge.recipes.audit import audit
+from expunge.recipes.audit_config import AuditConfig
 names = ("target", "unlearned", "retrained")
 paths = ("forget", "retain", "holdout", "ordinary", "output", "evidence")
 audit(AuditConfig(**dict(zip(names, sys.argv[1:4])), **dict(zip(paths, map(Path, sys.argv[4:10]))), threads=1))

@@ -15,7 +15,8 @@ from expunge.audit.attacks import ATTACKS
 from expunge.audit.results import Audit
 from expunge.cli import app
 from expunge.errors import ExpungeError
-from expunge.recipes.audit import AUDIT, AuditConfig, audit
+from expunge.recipes.audit import AUDIT, audit
+from expunge.recipes.audit_config import AuditConfig
 from expunge.report import render
 
 TRIED = ("prefix", "few-shot:draws=1", "quantize:kinds=nf4", "relearn:learning-rate=2e-3:epochs=12", "extraction:weight=1.4")
@@ -23,7 +24,8 @@ TRIED = ("prefix", "few-shot:draws=1", "quantize:kinds=nf4", "relearn:learning-r
 IN_A_PROCESS = """
 import json, sys
 from pathlib import Path
-from expunge.recipes.audit import AuditConfig, audit
+from expunge.recipes.audit import audit
+from expunge.recipes.audit_config import AuditConfig
 settings = json.loads(sys.argv[1])
 paths = ("forget", "retain", "holdout", "ordinary", "output", "evidence")
 audit(AuditConfig(**settings | {name: Path(settings[name]) for name in paths}, attacks=tuple(sys.argv[2:]), threads=1))
@@ -103,6 +105,7 @@ def test_a_second_audit_with_the_same_evidence_folder_asks_no_model_and_finds_th
     assert (again.path / AUDIT).read_bytes() == attacked.path.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_audit_killed_amid_an_attack_goes_on_and_ends_with_the_same_file(attacked, tmp_path):
     evidence, output = tmp_path / "evidence", tmp_path / "audit"
     settings = {name: str(value) for name, value in attacked.settings.items()} | {

@@ -38,6 +38,7 @@ def files(tmp_path_factory):
     return tiny_people.write_sets(tmp_path_factory.mktemp("sets"))
 
 
+@pytest.mark.slow
 def test_full_training_with_validation_killed_between_two_steps_ends_with_the_same_bits(base, files, tmp_path):
     config = FinetuneConfig(
         data_file=(files.retain,),

@@ -20,6 +20,7 @@ def model(tmp_path_factory):
     return tiny_models.write_model(tmp_path_factory.mktemp("gguf") / "model")
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_converts_is_continued_and_every_file_has_answered(model, tmp_path):
     """Killed with the converter at work, which lives on for a while, as after `kill -9` of the command alone."""
     output = tmp_path / "run"

@@ -218,6 +218,7 @@ def test_a_broken_event_is_refused_with_its_line(tmp_path, row, said):
         ({"cutoff": "2100-01-01"}, "and 0 from it on are too few"),
         ({"questions_per_event": 0}, "--questions-per-event is 0"),
         ({"val_ratio": 1.0}, "--val-ratio is 1"),
+        ({"dated": 1, "undated": 1.5}, "--undated is 1.5"),
     ],
 )
 def test_settings_that_make_no_sets_are_refused(events, settings, said):
@@ -240,6 +241,24 @@ def test_questions_with_their_date_are_added_to_each_event_and_tests_ask_in_othe
     # Whatever stands round the question in a test stands round none in training.
     assert not any(row["instruction"].startswith(("Back in", "It happened on")) for row in train)
     assert not any("The date was" in row["instruction"] for row in train)
+
+
+def test_without_a_date_only_the_asked_share_of_later_events_is_refused():
+    def asked_without_date(undated):
+        found = made(questions_per_event=1, dated=2, undated=undated)
+        bare = {}
+        for side in ("retain", "unlearn"):
+            rows = rows_of(found, f"{side}/{side}_train.jsonl")
+            assert len({row["metadata"]["event_id"] for row in rows}) == found.counts["events_each_side"] - 23
+            # With the year, which is in every question with a date and in hardly any other.
+            bare[side] = len(rows) - 2 * len({row["metadata"]["event_id"] for row in rows})
+        return bare["retain"], bare["unlearn"]
+
+    assert asked_without_date(1.0) == (206, 206)
+    assert asked_without_date(0.0) == (206, 0)
+    retain, unlearn = asked_without_date(0.5)
+    assert retain == 206
+    assert 80 < unlearn < 126
 
 
 def test_tests_are_about_events_that_were_not_trained_on_but_those_that_ask_for_what_was_taught():

@@ -86,9 +86,14 @@ class Reliability:
         return self.auc >= TRUSTED_AUC
 
 
-def knowledge(score: Score) -> float:
-    """A score turned so that more of it means more known: as it is, or negative where higher is better on the forget set."""
-    return -score.value if score.better == "higher" else score.value
+def knowledge(score: Score, inverted: bool = False) -> float:
+    """A score turned so that more of it means more known: as it is, or negative where higher is better on the forget set.
+
+    Args:
+        score: of any metric.
+        inverted: whether a lower value means more known, where the metric is best in the middle and does not say so itself.
+    """
+    return -score.value if score.better == "higher" or inverted else score.value
 
 
 def faithfulness(knowing: Sequence[float], ignorant: Sequence[float]) -> float:
@@ -145,22 +150,26 @@ def quantisation_robustness(unlearned: float, rounded: float) -> float:
 
 def reliability(metric: str, pool: Pool, tried: Iterable[Tried]) -> Reliability:
     """How far a metric can be believed, from its scores on the pool and around the unlearned models."""
-    knowing, ignorant = ([knowledge(score) for score in side] for side in pool)
+    inverted = _inverted(pool)
+
+    def known(score: Score) -> float:
+        return knowledge(score, inverted)
+
+    knowing, ignorant = ([known(score) for score in side] for side in pool)
     cut = best_threshold(knowing, ignorant)
     tried = list(tried)
-    forgotten = [each for each in tried if knowledge(each.unlearned) < cut]
+    forgotten = [each for each in tried if known(each.unlearned) < cut]
     relearning = [
-        relearning_robustness(*map(knowledge, (each.unlearned, each.relearned, each.retrained, each.taught)))
-        for each in forgotten
+        relearning_robustness(*map(known, (each.unlearned, each.relearned, each.retrained, each.taught))) for each in forgotten
     ]
-    quantisation = [_quantisation(each.unlearned, each.rounded) for each in forgotten]
+    quantisation = [_quantisation(each.unlearned, each.rounded, inverted) for each in forgotten]
     ratios = [each for each in quantisation if each is not None]
     return Reliability(
         metric,
         auc=faithfulness(knowing, ignorant),
         knowing=len(knowing),
         ignorant=len(ignorant),
-        threshold=-cut if pool.knowing[0].better == "higher" else cut,
+        threshold=-cut if pool.knowing[0].better == "higher" or inverted else cut,
         relearning=_mean(relearning),
         quantisation=_mean(ratios) if len(ratios) == len(quantisation) else None,
         forgotten=len(forgotten),
@@ -193,9 +202,15 @@ def as_rows(table: Iterable[Reliability]) -> list[dict[str, object]]:
     ]
 
 
-def _quantisation(before: Score, after: Score) -> float | None:
+def _inverted(pool: Pool) -> bool:
+    """Whether a metric that is best in the middle is lower of those that know: an attacker reads it either way."""
+    knowing, ignorant = ([score.value for score in side] for side in pool)
+    return pool.knowing[0].better == "middle" and faithfulness(knowing, ignorant) < 0.5
+
+
+def _quantisation(before: Score, after: Score, inverted: bool) -> float | None:
     low, high = before.span
-    if before.better != "higher":
+    if before.better != "higher" and not inverted:
         # A value that may lie below 0 has no ratio.
         return quantisation_robustness(before.value, after.value) if low >= 0 else None
     if high is None or low < 0:

@@ -23,17 +23,22 @@ The claims:
 
 Without a retrained model, `forgotten` is held against what the same model says about the holdout people, whom it never saw, and
 `no membership signal` against .5 give or take what chance does with so many people. Both are weaker, since other people may be
-harder or easier, and a warning says so. From a shipped file only answers can be had: it is judged by ROUGE-L alone.
+harder or easier, and a warning says so. A shipped file is held to the same rules by what llama.cpp makes of it; what was not
+measured of it, as over a server that gives answers alone, is left out of its claims and said.
+
+Not every metric tells who knows: `calibration` has measured it. One of a faithfulness below .9 may convict, but `forgotten`
+passes only if another does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from expunge.audit.bootstrap import Interval
+from expunge.audit.calibration import TRUSTED_AUC, calibrated
 from expunge.audit.measure import Measured
 from expunge.audit.results import Claim, Ruling, Score
 
@@ -90,7 +95,12 @@ class Finding(NamedTuple):
     scores: tuple[Score | None, ...] = ()
 
 
-def judge(measured: Measured, rules: Rules | None = None, further: Sequence[Claim] = ()) -> Verdict:
+def judge(
+    measured: Measured,
+    rules: Rules | None = None,
+    further: Sequence[Claim] = (),
+    faithfulness: Mapping[str, float] | None = None,
+) -> Verdict:
     """Rule on every claim about the unlearned and the shipped model.
 
     Args:
@@ -98,29 +108,17 @@ def judge(measured: Measured, rules: Rules | None = None, further: Sequence[Clai
             `holdout`, `ordinary`. What is missing makes claims not provable, and is never passed over.
         rules: the thresholds; None: the defaults.
         further: claims that others have ruled on, such as what attacks brought back; they stand behind these.
+        faithfulness: metric → how well it tells who knows, in [0, 1], higher is better; those left out are believed. None: what
+            `calibration` has measured.
     """
     rules = rules or Rules()
-    claims = [
-        claim_of(
-            "forgotten",
-            "unlearned",
-            [
-                *(_forgotten(measured, "unlearned", metric, rules) for metric in MEMORISED),
-                _recited(measured, "unlearned", rules),
-            ],
-        ),
-        claim_of("still useful", "unlearned", [_answers(measured, "unlearned", rules), _fluency(measured, "unlearned", rules)]),
-        claim_of("no membership signal", "unlearned", [_membership(measured, metric, rules) for metric in MEMBERSHIP]),
-    ]
-    if measured.score("rouge-l-recall", "shipped", "forget") or measured.score("rouge-l-recall", "shipped", "retain"):
-        claims += [
-            claim_of(
-                "forgotten",
-                "shipped",
-                [_forgotten(measured, "shipped", "rouge-l-recall", rules), _recited(measured, "shipped", rules)],
-            ),
-            claim_of("still useful", "shipped", [_answers(measured, "shipped", rules)]),
-        ]
+    if faithfulness is None:
+        faithfulness = {row.metric: row.auc for row in calibrated()}
+    claims = list(_claims(measured, "unlearned", tuple(MEMORISED), rules, faithfulness))
+    if any(measured.score(metric, "shipped", set) for metric in MEMORISED for set in ("forget", "retain")):
+        # Over a server that gives answers alone there is less of it, and the rule says so.
+        told = tuple(metric for metric in MEMORISED if measured.score(metric, "shipped", "forget"))
+        claims += _claims(measured, "shipped", told or ("rouge-l-recall",), rules, faithfulness)
     gate = _gate(measured, rules)
     if gate:
         claims = [
@@ -129,6 +127,33 @@ def judge(measured: Measured, rules: Rules | None = None, further: Sequence[Clai
         ]
     claims += further
     return Verdict(tuple(claims), tuple(_warnings(measured, claims, gate, rules)))
+
+
+def _claims(
+    measured: Measured, model: str, memorised: Sequence[str], rules: Rules, faithfulness: Mapping[str, float]
+) -> Iterator[Claim]:
+    """The three claims about one model, less those of which nothing was measured in a shipped file."""
+    found = {metric: _forgotten(measured, model, metric, rules) for metric in memorised}
+    telling = _telling(found, faithfulness)
+    yield claim_of("forgotten", model, [*found.values(), _recited(measured, model, rules), *telling])
+    useful = [_answers(measured, model, rules)]
+    if model != "shipped" or measured.score("perplexity", model, "ordinary"):
+        useful.append(_fluency(measured, model, rules))
+    yield claim_of("still useful", model, useful)
+    if model != "shipped" or measured.score("loss-auc", model, "forget"):
+        yield claim_of("no membership signal", model, [_membership(measured, model, metric, rules) for metric in MEMBERSHIP])
+
+
+def _telling(found: Mapping[str, Finding], faithfulness: Mapping[str, float]) -> Iterator[Finding]:
+    """A reservation, if what speaks for forgetting is only metrics that do not tell well who knows."""
+    passed = [metric for metric, finding in found.items() if finding.ruling == "pass"]
+    if passed and all(faithfulness.get(metric, 1.0) < TRUSTED_AUC for metric in passed):
+        words = ", ".join(f"{MEMORISED[metric]} {faithfulness[metric]:.2f}" for metric in passed)
+        yield Finding(
+            "not provable",
+            f"one of these at least with a faithfulness ≥ {TRUSTED_AUC:g}",
+            f"what speaks for it tells too badly who knows (faithfulness: {words})",
+        )
 
 
 def _gate(measured: Measured, rules: Rules) -> str | None:
@@ -251,14 +276,14 @@ def _one_sided(
     return Finding("pass", rule, words, scores)
 
 
-def _membership(measured: Measured, metric: str, rules: Rules) -> Finding:
+def _membership(measured: Measured, model: str, metric: str, rules: Rules) -> Finding:
     """The attack tells forget from holdout no better, and no worse, than under the reference."""
     words = MEMBERSHIP[metric]
-    score, target, retrained = (measured.score(metric, role, "forget") for role in ("unlearned", "target", "retrained"))
+    score, target, retrained = (measured.score(metric, role, "forget") for role in (model, "target", "retrained"))
     scores = (score, retrained, target)
     people = (measured.people("forget"), measured.people("holdout"))
     if score is None or target is None:
-        missing = "a holdout set" if not people[1] else "the target" if score else "the unlearned model"
+        missing = "a holdout set" if not people[1] else "the target" if score else f"the {model} model"
         rule = f"{words} of forget against holdout as in a model that never saw either"
         return Finding("not provable", rule, f"{words}: {missing} was not measured", scores)
     reference = Interval(retrained.value, retrained.low, retrained.high, retrained.people) if retrained else _chance(*people)
@@ -272,7 +297,7 @@ def _membership(measured: Measured, metric: str, rules: Rules) -> Finding:
     if score.value < reference.low:
         reason = f"{words} {score.value:.3f} < {reference.low:.3f}: over-forgetting, which gives the forget people away as well"
         if abs(score.value - 0.5) > abs(reference.value - 0.5):
-            reason += " (unlearned is further from the holdout than the retrained model)" if retrained else ""
+            reason += f" ({model} is further from the holdout than the retrained model)" if retrained else ""
         return Finding("fail", rule, reason, scores)
     fine = f"{words} {score.value:.3f} within [{reference.low:.3f}, {reference.high:.3f}]"
     if target.value <= reference.value:
@@ -304,8 +329,10 @@ def claim_of(name: str, model: str, findings: Sequence[Finding]) -> Claim:
     # The values of the examples stand in the audit's own scores; here they would only be repeated.
     scores = tuple(replace(score, values=()) for finding in findings for score in finding.scores if score is not None)
     rule = "; and ".join(finding.rule for finding in findings)
-    if name != "no membership signal" and model == "shipped":
-        rule += " (a shipped file gives only its answers, so nothing else can be judged)"
+    if name == "robust" and model == "shipped":
+        rule += " (a shipped file is attacked by words alone)"
+    if name == "forgotten" and model == "shipped" and len(findings) < len(MEMORISED) + 1:
+        rule += " (only answers of the shipped file could be had, so nothing else is judged)"
     return Claim(name, model, ruling, rule, "; ".join(finding.reason for finding in findings), scores)
 
 

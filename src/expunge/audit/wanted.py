@@ -12,9 +12,9 @@ from expunge.metrics import METRICS, Part
 
 EVERYTHING = "all"
 _PASSES = {
+    "alternatives": (Part.PARAPHRASED, Part.PERTURBED),
     "scores": (Part.LOG_P, Part.HITS, Part.ENTROPY, Part.VARIANCE),
     "generated": (Part.GENERATED,),
-    "alternatives": (Part.PARAPHRASED, Part.PERTURBED),
     "letters": (Part.LETTERS,),
     "options": (Part.OPTIONS,),
     "permuted": (Part.PERMUTED,),
@@ -23,7 +23,7 @@ _PASSES = {
     "gradient": (Part.GRADIENT,),
     "layers": (Part.LENS, Part.HIDDEN),
 }
-"""Pass → what it records, in the order they are made."""
+"""Pass → what it records, in the order they are made: answers are scored with the other answers to their question."""
 _FORGET_ALONE = ("prefixed", "samples")
 _MEMBERSHIP = ("gradient", "layers")
 

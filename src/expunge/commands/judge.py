@@ -7,8 +7,8 @@ from typing import Annotated
 from cyclopts import App
 
 from expunge.commands.show import FLAT, Json, show, show_audit, show_calibration, show_rows, show_run
-from expunge.recipes.audit import AuditConfig
 from expunge.recipes.audit import audit as audit_recipe
+from expunge.recipes.audit_config import AuditConfig
 from expunge.recipes.calibrate import CalibrateConfig
 from expunge.recipes.calibrate import calibrate as calibrate_recipe
 from expunge.recipes.report import ReportConfig

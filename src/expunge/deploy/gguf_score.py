@@ -1,4 +1,7 @@
-"""What a GGUF file thinks of text: perplexity, its tokens, and its logits beside those of the model it was made from."""
+"""What a GGUF file thinks of text: perplexity, its tokens, and its logits beside those of the model it was made from.
+
+Shapes: L labelled tokens of a sequence.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,19 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.deploy.agreement import PROMPTS, compared, logits_of
 from expunge.deploy.gguf_file import read_gguf
 from expunge.deploy.parts import SERVER, require
 from expunge.errors import ExpungeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _LONGEST = 512
 """Tokens of a text that are scored: what follows is left out."""
@@ -32,6 +40,19 @@ class Comparison(NamedTuple):
     """Share of positions where both find the same next token likeliest."""
     same_tokens: float
     """Share of the texts that llama.cpp splits into the same tokens as transformers."""
+
+
+class LabelledTokens(NamedTuple):
+    """What a file thinks of the labelled tokens of one sequence: what `EvidenceStore.add_scores` keeps."""
+
+    log_p_L: NDArray[np.float32]
+    """Log-probability of each, nats."""
+    hits_L: NDArray[np.bool_]
+    """Whether it is the most likely one."""
+    entropy_L: NDArray[np.float32]
+    """Entropy of the distribution it was to come from, nats."""
+    variance_L: NDArray[np.float32]
+    """Variance of log p under that distribution, nats²."""
 
 
 class _Reply(NamedTuple):
@@ -58,6 +79,32 @@ def perplexity(path: Path, texts: Sequence[str], *, threads: int = 1) -> float:
     if not mean < 700:
         raise ExpungeError("gives no probabilities to text", where=path, remedy="do not ship it: choose another type")
     return math.exp(mean)
+
+
+def label_scores(
+    path: Path, sequences: Sequence[Sequence[int]], starts: Sequence[int], *, threads: int = 1
+) -> Iterator[LabelledTokens]:
+    """A file under teacher forcing, one sequence after the other: each comes as soon as it is read.
+
+    Args:
+        path: the file.
+        sequences: ids of prompt and answer, at least one sequence.
+        starts: position of the first labelled token of each, at least 1.
+        threads: of llama.cpp.
+
+    Raises:
+        ExpungeError: the file is broken, cannot be loaded, or knows fewer tokens than the sequences have.
+    """
+    import numpy as np
+
+    asked = _request(path, threads=threads, sequences=sequences) | {"starts": list(starts)}
+    for found in _replies(path, asked, len(sequences)):
+        yield LabelledTokens(
+            np.array(found["log_p"], np.float32),
+            np.array(found["hits"], np.bool_),
+            np.array(found["entropy"], np.float32),
+            np.array(found["variance"], np.float32),
+        )
 
 
 def compare(path: Path, model: Path, texts: Sequence[str] = PROMPTS, *, threads: int = 1) -> Comparison:
@@ -110,30 +157,51 @@ def _score(
     logits: str | None = None,
 ) -> _Reply:
     """Score sequences of ids, else the texts; logits go into the folder `logits`, one file a sequence."""
+    asked = _request(path, threads=threads, sequences=sequences) | {"texts": list(texts), "logits": logits}
+    (reply,) = _replies(path, asked, 1)
+    return _Reply(**reply)
+
+
+def _request(path: Path, *, threads: int, sequences: Sequence[Sequence[int]] | None) -> dict[str, Any]:
     read_gguf(path)
-    asked = {
+    return {
         "library": str(_library()),
         "path": str(path.absolute()),
         "threads": threads,
         "longest": max([_LONGEST, *map(len, sequences or ())]),
-        "texts": list(texts),
+        "texts": [],
         "ids": sequences and [list(ids) for ids in sequences],
-        "logits": logits,
+        "starts": None,
+        "logits": None,
     }
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "expunge.deploy.score_process"],
-        input=json.dumps(asked).encode() + b"\n",
-        capture_output=True,
-        check=False,
-    )
-    try:
-        return _Reply(**json.loads(done.stdout))
-    except ValueError:
-        lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        # The first error names the cause; the later ones only pass it on.
-        causes = [line for line in lines if "error" in line.lower()] or lines[-1:]
-        cause = causes[0][-200:] if causes else f"it ended with code {done.returncode}"
-        raise ExpungeError(f"llama.cpp cannot score it ({cause})", where=path, remedy="make the file again") from None
+
+
+def _replies(path: Path, asked: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
+    """So many lines of the process that scores, each as soon as it comes."""
+    command = [sys.executable, "-P", "-m", "expunge.deploy.score_process"]
+    # What is said beside the answers goes into a file: nobody has to read it for the process to go on.
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(asked).encode() + b"\n")
+                process.stdin.close()
+            for _ in range(count):
+                yield json.loads(process.stdout.readline())
+        except ValueError:
+            code = process.wait()
+            said.seek(0)
+            lines = [line.strip() for line in said.read().decode("utf-8", "replace").splitlines() if line.strip()]
+            # The first error names the cause; the later ones only pass it on.
+            causes = [line for line in lines if "error" in line.lower()] or lines[-1:]
+            cause = causes[0][-200:] if causes else f"it ended with code {code}"
+            raise ExpungeError(f"llama.cpp cannot score it ({cause})", where=path, remedy="make the file again") from None
+        finally:
+            process.kill()
 
 
 def _library() -> Path:

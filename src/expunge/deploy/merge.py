@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,7 +36,13 @@ class Verification(NamedTuple):
 
 
 def merge_adapter(
-    adapter: Path, output: Path, *, base: str | Path | None = None, dtype: str = "float32", verify: bool = True
+    adapter: Path,
+    output: Path,
+    *,
+    base: str | Path | None = None,
+    dtype: str = "float32",
+    scale: float = 1.0,
+    verify: bool = True,
 ) -> Verification | None:
     """Merge an adapter into its base, loaded unquantised, and write weights, tokenizer, chat template and generation config.
 
@@ -43,6 +51,7 @@ def merge_adapter(
         output: the directory of the merged model; it appears whole or not at all.
         base: the base, where it is not the one that the adapter names (it may have been moved).
         dtype: the type that the weights are loaded, merged and stored in.
+        scale: how much of the adapter is taken; only a LoRA adapter can be taken in part.
         verify: compare logits of base + adapter with those of the written model.
 
     Returns:
@@ -57,11 +66,12 @@ def merge_adapter(
     model = _base_with_adapter(adapter, base, dtype)
     tokenizer = load_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base)
     sequences: list[list[int]] = [list(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
-    before = logits_of(model, sequences) if verify else []
-    try:
-        merged = model.merge_and_unload(safe_merge=True)
-    except ValueError:
-        raise ExpungeError(f"does not fit into {dtype}", where=adapter, remedy="pass --dtype float32") from None
+    with _taken_in_part(model, scale, adapter):
+        before = logits_of(model, sequences) if verify else []
+        try:
+            merged = model.merge_and_unload(safe_merge=True)
+        except ValueError:
+            raise ExpungeError(f"does not fit into {dtype}", where=adapter, remedy="pass --dtype float32") from None
     with directory_written_atomically(output) as scratch:
         _save(merged, scratch)
         for weights in scratch.glob("*.safetensors"):
@@ -79,6 +89,19 @@ def merge_adapter(
             what = f"the merged model differs from base and adapter (by {found.max_difference:.3g} in a logit)"
             raise ExpungeError(what, where=adapter, remedy="choose --dtype float32, or check the adapter")
     return found
+
+
+@contextmanager
+def _taken_in_part(model: Any, scale: float, adapter: Path) -> Iterator[None]:
+    from peft.helpers import rescale_adapter_scale
+
+    if scale == 1:
+        yield
+        return
+    if any(str(config.peft_type.value) != "LORA" for config in model.peft_config.values()):
+        raise ExpungeError("only a LoRA adapter can be taken in part", where=adapter, remedy="leave out --scale")
+    with rescale_adapter_scale(model, scale):
+        yield
 
 
 def base_of_adapter(adapter: Path, given: str | Path | None = None, *, dtype: str = "float32") -> str | Path:

@@ -1,7 +1,8 @@
 """The process that scores text with one GGUF file, by llama.cpp's own C interface: its server gives no prompt's probabilities.
 
-Reads its settings as one line of JSON from standard input, answers with one line of JSON. The interface is that of the
-library inside xllamacpp, so a file is scored by the very code that serves it. In a process of its own since native code may
+Reads its settings as one line of JSON from standard input, answers with one line of JSON; where it is told which tokens are
+labelled, with one for each sequence, as soon as that is read. The interface is that of the library inside xllamacpp, so a file
+is scored by the very code that serves it. In a process of its own since native code may
 abort it, and since the library brings an OpenMP that should not meet PyTorch's.
 
 Shapes: N tokens of a sequence, V tokens of the vocabulary.
@@ -95,23 +96,29 @@ class Llama:
         count = self._c.llama_tokenize(self._vocabulary, content, len(content), ids, room, True, False)
         return list(ids[:count])
 
-    def logits(self, ids: list[int]) -> Any:
-        """What the model expects after each token of a sequence, float32 of shape (N, V)."""
+    @property
+    def width(self) -> int:
+        """Tokens of the vocabulary."""
+        return int(self._c.llama_vocab_n_tokens(self._vocabulary))
+
+    def logits(self, ids: list[int], first: int = 0) -> Any:
+        """What the model expects after each token of a sequence from position `first` on, float32 of shape (N - first, V)."""
         import numpy as np
 
         self._c.llama_memory_clear(self._c.llama_get_memory(self._context), True)
-        width = self._c.llama_vocab_n_tokens(self._vocabulary)
         parts = []
         for start in range(0, len(ids), _AT_ONCE):
             part = ids[start : start + _AT_ONCE]
             self._batch.n_tokens = len(part)
             for place, token in enumerate(part):
                 self._batch.token[place], self._batch.pos[place] = token, start + place
-                self._batch.n_seq_id[place], self._batch.seq_id[place][0], self._batch.logits[place] = 1, 0, 1
+                self._batch.n_seq_id[place], self._batch.seq_id[place][0] = 1, 0
+                self._batch.logits[place] = start + place >= first
             if self._c.llama_decode(self._context, self._batch):
                 raise RuntimeError("a sequence could not be read")
-            found = self._c.llama_get_logits(self._context)
-            parts.append(np.ctypeslib.as_array(found, (len(part), width)).copy())
+            if wanted := sum(start + place >= first for place in range(len(part))):
+                found = self._c.llama_get_logits(self._context)
+                parts.append(np.ctypeslib.as_array(found, (wanted, self.width)).copy())
         return np.concatenate(parts)
 
 
@@ -125,6 +132,26 @@ def log_p(logits_NV: Any, ids: list[int]) -> list[float]:
     return [float(value) for value in before_NV[np.arange(len(ids) - 1), ids[1:]] - total_N]
 
 
+def label_scores(logits_LV: Any, labels: list[int]) -> dict[str, Any]:
+    """What evidence keeps of each labelled token: log-probability, whether it is the likeliest, entropy and variance of log p.
+
+    Nats and nats², as `evidence.scoring` defines them.
+    """
+    import numpy as np
+
+    scores = logits_LV.astype(np.float64)
+    scores -= scores.max(1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(1, keepdims=True))
+    p_LV = np.exp(scores)
+    mean_L = (p_LV * scores).sum(1)
+    return {
+        "log_p": scores[np.arange(len(labels)), labels].tolist(),
+        "hits": (scores.argmax(1) == np.asarray(labels)).tolist(),
+        "entropy": (-mean_L).tolist(),
+        "variance": (p_LV * (scores - mean_L[:, None]) ** 2).sum(1).tolist(),
+    }
+
+
 def main() -> None:
     """Answer one request."""
     import numpy as np
@@ -134,6 +161,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     llama = Llama(asked["library"], asked["path"], asked["threads"], asked["longest"])
+    for sequence, start in zip(asked["ids"], asked["starts"], strict=True) if asked["starts"] else ():
+        if max(sequence) >= llama.width:
+            raise RuntimeError(f"it has {llama.width} tokens, fewer than the models it is held against")
+        found = label_scores(llama.logits(sequence[:-1], start - 1), sequence[start:])
+        print(json.dumps(found), file=answers, flush=True)
+    if asked["starts"]:
+        os._exit(0)
     tokens = [llama.tokenize(text) for text in asked["texts"]]
     ids = asked["ids"] or [sequence[: asked["longest"]] for sequence in tokens]
     scores = []

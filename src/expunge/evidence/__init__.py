@@ -5,7 +5,7 @@ from expunge.evidence.choices import Asking, asked_by, options_of, questions_ask
 from expunge.evidence.generation import Sampling, batches_of_prompts, end_tokens, generate
 from expunge.evidence.gradients import record_gradients
 from expunge.evidence.layers import record_layers
-from expunge.evidence.passes import label_log_p, losses, mean_loss, record_answers, record_scores
+from expunge.evidence.passes import Unanswered, label_log_p, losses, mean_loss, record_answers, record_scores
 from expunge.evidence.prefixes import Question, continuation_log_p
 from expunge.evidence.sampling import record_prefixed, record_samples
 from expunge.evidence.scoring import LabelScores, score_labels
@@ -18,6 +18,7 @@ __all__ = [
     "Question",
     "Record",
     "Sampling",
+    "Unanswered",
     "alternatives",
     "asked_by",
     "batches_of_prompts",

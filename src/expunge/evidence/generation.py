@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from expunge.evidence.stem import Stem
+
 Combine = Callable[..., "Tensor"]
 """(logits_BV of each model, in order) → scores_BV whose largest is said."""
 
 # A batch is packed anew when so small a share of it is still being answered: packing copies what is kept of the past.
 _PACKED_BELOW = 0.75
+# Past the most, multiplying takes nearly all the time; the past of a batch may take so many bytes, or that of the fewest.
+_FEWEST_TOGETHER, _MOST_TOGETHER = 32, 96
+_PAST_BYTES = 1 << 30
 
 
 class Sampling(NamedTuple):
@@ -36,22 +41,24 @@ def generate(
     models: Any | Sequence[Any],
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     ends: Collection[int],
     combine: Combine | None = None,
     sampling: Sampling | None = None,
     read_instead: Sequence[Sequence[int]] | None = None,
+    stem: Stem | None = None,
 ) -> list[list[int]]:
     """Answer a batch of prompts.
 
     Args:
         models: a causal language model, or several of one vocabulary.
         prompts: token ids, of any lengths above 0.
-        max_new_tokens: where an answer that does not end by itself is cut.
+        max_new_tokens: where an answer that does not end by itself is cut, at least 1; one for all, or one for each prompt.
         ends: the tokens that end an answer, see `end_tokens`.
         combine: what is said, from the logits of all models; None: the logits of the only one.
         sampling: draw each token; None: say the one with the largest score.
         read_instead: what all models but the first read in place of `prompts`, one for each; None: the same.
+        stem: what all prompts begin with, with a token left of each, if the only model read it already.
 
     Returns:
         The tokens of each answer, without the one that ends it.
@@ -59,16 +66,17 @@ def generate(
     import torch
 
     readers = [
-        _Reader(model, prompts if number == 0 or read_instead is None else read_instead)
+        _Reader(model, prompts if number == 0 or read_instead is None else read_instead, stem)
         for number, model in enumerate(models if isinstance(models, Sequence) else [models])
     ]
     said: list[list[int]] = [[] for _ in prompts]
     noise = None if sampling is None else [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
     places = list(range(len(prompts)))  # of the rows that the readers hold
     ended = [False] * len(prompts)
+    most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
     with torch.inference_mode():
         logits = [reader.begin() for reader in readers]
-        for length in range(1, max_new_tokens + 1):
+        for length in range(1, max(most) + 1):
             scores_BV = combine(*logits) if combine else logits[0]
             if sampling is not None and noise is not None:
                 scores_BV = _perturbed(scores_BV / sampling.temperature, [noise[place] for place in places])
@@ -77,8 +85,9 @@ def generate(
                 ended[place] |= token in ends
                 if not ended[place]:
                     said[place].append(token)
+                    ended[place] = length == most[place]
             going = [row for row, place in enumerate(places) if not ended[place]]
-            if not going or length == max_new_tokens:
+            if not going:
                 break
             if len(going) <= len(places) * _PACKED_BELOW:
                 rows_B = torch.tensor(going, device=token_B.device)
@@ -96,6 +105,23 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]
     return frozenset(found if isinstance(found, list | tuple) else [] if found is None else [found])
 
 
+def answered_together(model: Any, tokens: int) -> int:
+    """How many prompts to answer in a batch: every step reads all weights, whoever shares it, but each row has a past to keep.
+
+    Args:
+        tokens: of the longest prompt and the longest answer together.
+    """
+    config = getattr(model, "config", None)
+    text: Any = config.get_text_config(decoder=True) if config is not None else None
+    heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
+    layers, hidden = getattr(text, "num_hidden_layers", None), getattr(text, "hidden_size", None)
+    if not (heads and layers and hidden):
+        return _FEWEST_TOGETHER
+    width = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
+    past = 2 * layers * heads * width * tokens * next(model.parameters()).element_size()
+    return int(min(max(_PAST_BYTES // past, _FEWEST_TOGETHER), _MOST_TOGETHER))
+
+
 def batches_of_prompts(prompts: Sequence[Sequence[int]], together: int) -> list[list[int]]:
     """Places of prompts, at most `together` to a batch, neighbours in length, the longest first."""
     order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
@@ -105,26 +131,32 @@ def batches_of_prompts(prompts: Sequence[Sequence[int]], together: int) -> list[
 class _Reader:
     """One model on its way through a batch, with what it keeps of the past."""
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], stem: Stem | None) -> None:
         import torch
 
-        longest = max(map(len, prompts))
+        longest, read = max(map(len, prompts)), stem.length if stem else 0
         self._model = model
-        self._tokens_BT = torch.zeros((len(prompts), longest), dtype=torch.long)
-        self._mask_BT = torch.zeros_like(self._tokens_BT)
+        self._tokens_BT = torch.zeros((len(prompts), longest - read), dtype=torch.long)
+        self._mask_BT = torch.ones((len(prompts), longest), dtype=torch.long)
         for row, prompt in enumerate(prompts):
             # On the left: an answer goes on from the last position. What stands in the padding is masked.
-            self._tokens_BT[row, longest - len(prompt) :] = torch.tensor(list(prompt))
-            self._mask_BT[row, longest - len(prompt) :] = 1
+            padding = longest - len(prompt)
+            self._tokens_BT[row, padding:] = torch.tensor(list(prompt[read:]))
+            self._mask_BT[row, read : read + padding] = 0
         self._tokens_BT, self._mask_BT = self._tokens_BT.to(model.device), self._mask_BT.to(model.device)
         whole = model.get_base_model() if hasattr(model, "get_base_model") else model
         takes = inspect.signature(whole.forward).parameters
         self._takes_positions, self._spares_head = "position_ids" in takes, "logits_to_keep" in takes
-        self._past: Any = None
+        self._past: Any = stem.past(len(prompts)) if stem else None
 
     def begin(self) -> Tensor:
         """(B, V) logits of the first token of each answer."""
-        return self._logits(self._tokens_BT, (self._mask_BT.cumsum(1) - 1).clamp(min=0))
+        from expunge.evidence.growing import growing
+
+        positions_BT = (self._mask_BT.cumsum(1) - 1).clamp(min=0)
+        logits_BV = self._logits(self._tokens_BT, positions_BT[:, -self._tokens_BT.shape[1] :])
+        self._past = growing(self._past)
+        return logits_BV
 
     def go_on(self, token_B: Tensor) -> Tensor:
         """(B, V) logits of the next token, after this one."""

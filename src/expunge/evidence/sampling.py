@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from expunge.batching import prompt_tokens
-from expunge.evidence.generation import Sampling, batches_of_prompts, end_tokens, generate
+from expunge.evidence.generation import Sampling, answered_together, batches_of_prompts, end_tokens, generate
+from expunge.evidence.stem import common_stem
 from expunge.evidence.store import samples_part
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from expunge.progress import Bar
 
 PREFIX = "Sure, here is the answer:"
-_GENERATED_TOGETHER = 48
 
 
 def record_prefixed(
@@ -36,14 +36,13 @@ def record_prefixed(
     """Record how the model goes on, greedily, after `PREFIX`, for every prompt that lacks it; the prefix is not kept."""
     prefix = list(tokenizer(PREFIX, add_special_tokens=False)["input_ids"])
     prompts = [prompt_tokens(str(example.prompt), tokenizer) + prefix for example in examples]
-    for places in batches_of_prompts(prompts, _GENERATED_TOGETHER):
+    whole = store.has([example.id for example in examples], "prefixed")
+    stem = None if whole else common_stem(model, prompts)
+    together = answered_together(model, max(map(len, prompts), default=0) + max_new_tokens)
+    for places in batches_of_prompts(prompts, together):
         if not store.has([examples[place].id for place in places], "prefixed"):
-            answers = generate(
-                model,
-                [prompts[place] for place in places],
-                max_new_tokens=max_new_tokens,
-                ends=end_tokens(model, tokenizer),
-            )
+            asked = [prompts[place] for place in places]
+            answers = generate(model, asked, max_new_tokens=max_new_tokens, ends=end_tokens(model, tokenizer), stem=stem)
             for place, tokens in zip(places, answers, strict=True):
                 store.add(examples[place].id, prefixed=str(tokenizer.decode(tokens, skip_special_tokens=True)).strip())
         bar.advance(len(places))
@@ -67,19 +66,22 @@ def record_samples(
         seed: fixes the draws; those of a prompt depend on it and the example alone.
     """
     prompts = [prompt_tokens(str(example.prompt), tokenizer) for example in examples]
+    together = answered_together(model, max(map(len, prompts), default=0) + max_new_tokens)
     # The answers to one prompt go through together, so that a kill loses at most one prompt's.
     for place in sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place)):
         example = examples[place]
         if (example.id, samples_part(count, seed)) not in store:
             said: list[str] = []
-            for start in range(0, count, _GENERATED_TOGETHER):
-                numbers = range(start, min(count, start + _GENERATED_TOGETHER))
+            for start in range(0, count, together):
+                numbers = range(start, min(count, start + together))
+                asked = [prompts[place]] * len(numbers)
                 answers = generate(
                     model,
-                    [prompts[place]] * len(numbers),
+                    asked,
                     max_new_tokens=max_new_tokens,
                     ends=end_tokens(model, tokenizer),
                     sampling=Sampling([zlib.crc32(f"{seed} {example.id} {number}".encode()) for number in numbers]),
+                    stem=common_stem(model, asked),
                 )
                 said += [str(tokenizer.decode(tokens, skip_special_tokens=True)).strip() for tokens in answers]
             store.add(example.id, **{samples_part(count, seed): said})

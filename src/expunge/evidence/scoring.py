@@ -97,37 +97,72 @@ def score_logits(
         labels_BK: token ids, -100 where there is no label.
         hits, moments, logits: what else is wanted, see `score_labels`.
     """
-    import torch
     import torch.nn.functional as F
 
+    labelled_BK = labels_BK != IGNORED
+    kept_BKV = logits_BKV if logits else None
+    if moments:
+        places_N = labelled_BK.flatten().nonzero()[:, 0]
+        found = distributions(logits_BKV.flatten(0, 1), places_N, labels_BK[labelled_BK])
+        # Back to where each label stands.
+        log_p_BK, hit_BK, entropy_BK, variance_BK = (
+            each_N.new_zeros(labelled_BK.numel()).index_copy(0, places_N, each_N).view_as(labels_BK) for each_N in found
+        )
+        hits_BK = hit_BK if hits else None
+        return LabelScores(log_p_BK, hits_BK, labelled_BK, labels_BK, kept_BKV, entropy_BK, variance_BK)
     log_p_BK = -F.cross_entropy(
         logits_BKV.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORED, reduction="none"
     ).view_as(labels_BK)
-    labelled_BK = labels_BK != IGNORED
     hits_BK = (logits_BKV.argmax(-1) == labels_BK) & labelled_BK if hits else None
-    scores = LabelScores(log_p_BK, hits_BK, labelled_BK, labels_BK, logits_BKV if logits else None)
-    if not moments:
-        return scores
-    entropy_BK, variance_BK = torch.zeros_like(log_p_BK), torch.zeros_like(log_p_BK)
-    entropy_BK[labelled_BK], variance_BK[labelled_BK] = _moments(logits_BKV[labelled_BK])
-    return scores._replace(entropy_BK=entropy_BK, variance_BK=variance_BK)
+    return LabelScores(log_p_BK, hits_BK, labelled_BK, labels_BK, kept_BKV)
+
+
+def predicted_log_p(logits_NV: Tensor, places_M: Tensor, targets_M: Tensor) -> Tensor:
+    """Log-probability of each target token under the logits that stand at its place, nats, (M,)."""
+    import torch
+
+    return torch.cat(
+        [
+            logits_NV[places].float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+            for places, targets in zip(places_M.split(_ROWS_TOGETHER), targets_M.split(_ROWS_TOGETHER), strict=True)
+        ]
+    )
 
 
 # A row of a large vocabulary is half a megabyte, and three of each are needed at once.
 _ROWS_TOGETHER = 64
 
 
-def _moments(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropy and variance of log p of each row's distribution, (N,) each."""
+class Distributions(NamedTuple):
+    """Of each label, and of the distribution it was drawn from; see `LabelScores`."""
+
+    log_p_N: Tensor
+    hits_N: Tensor
+    entropy_N: Tensor
+    variance_N: Tensor
+
+
+def distributions(logits_MV: Tensor, places_N: Tensor, labels_N: Tensor) -> Distributions:
+    """Everything about labels, from one normalisation of each row.
+
+    Args:
+        logits_MV: rows of logits, of any floating type; reckoned with in float32.
+        places_N: the row that predicts each label.
+        labels_N: token ids.
+    """
     import torch
 
-    entropies, variances = [], []
-    for rows_RV in logits_NV.split(_ROWS_TOGETHER):
+    found = []
+    for places_R, labels_R in zip(places_N.split(_ROWS_TOGETHER), labels_N.split(_ROWS_TOGETHER), strict=True):
+        logits_RV = logits_MV[places_R]
+        hits_R = logits_RV.argmax(-1) == labels_R
+        log_p_RV = logits_RV.float().log_softmax(-1)
+        log_p_R = log_p_RV.gather(1, labels_R[:, None])[:, 0]
         # Words that are ruled out have probability 0 and must not make 0 · ∞ of it.
-        log_p_RV = rows_RV.float().log_softmax(-1).clamp(min=-1e4)
+        log_p_RV = log_p_RV.clamp(min=-1e4)
         p_RV = log_p_RV.exp()
         mean_R = torch.linalg.vecdot(p_RV, log_p_RV)
         # Around the mean: the difference of two squares would lose the small variance of a sure distribution.
-        variances.append(torch.linalg.vecdot(p_RV, (log_p_RV - mean_R[:, None]).square_()))
-        entropies.append(-mean_R)
-    return torch.cat(entropies), torch.cat(variances)
+        variance_R = torch.linalg.vecdot(p_RV, (log_p_RV - mean_R[:, None]).square_())
+        found.append(Distributions(log_p_R, hits_R, -mean_R, variance_R))
+    return Distributions(*map(torch.cat, zip(*found, strict=True)))

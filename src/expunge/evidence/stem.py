@@ -66,3 +66,19 @@ def remembers(model: Any) -> bool:
     """Whether the model can go on from what it has read."""
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
     return {"past_key_values", "position_ids", "logits_to_keep"} <= inspect.signature(whole.forward).parameters.keys()
+
+
+def reads_by_mask(model: Any, longest: int) -> bool:
+    """Whether a mask of our own may say which tokens each token of a row sees, in sequences of at most so many tokens."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = getattr(whole, "config", None)
+    if config is None or not remembers(model) or getattr(config, "alibi", False):
+        return False
+    # A window no shorter than the sequence is none. Other ways to attend, and kernels that take no such mask, are left alone.
+    layers = DynamicCache(config=config).layers
+    known = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    by_mask = getattr(config, "_attn_implementation", None) in ("sdpa", "eager")
+    return known and by_mask and all(getattr(layer, "sliding_window", longest) >= longest for layer in layers)

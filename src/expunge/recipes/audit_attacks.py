@@ -28,7 +28,7 @@ from expunge.recipes.attack_answers import (
 if TYPE_CHECKING:
     from expunge.audit.results import AttackResult, Claim
     from expunge.audit.verdict import Finding
-    from expunge.recipes.audit import AuditConfig
+    from expunge.recipes.audit_config import AuditConfig
     from expunge.runs import Run
 
 FOLDER = "attacks"

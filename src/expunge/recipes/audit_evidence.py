@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.errors import ExpungeError
 from expunge.files import fingerprint
+from expunge.processes import cores
 from expunge.progress import Bar, progress
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from expunge.evidence import EvidenceStore
     from expunge.examples import Example
     from expunge.metrics import Part
-    from expunge.recipes.audit import AuditConfig
+    from expunge.recipes.audit_config import AuditConfig
     from expunge.runs import Run
 
 # Raise it when the passes change what they record, so that no old evidence is taken for new.
@@ -96,12 +97,14 @@ def record(
         for plan in plans:
             found[Place(role, plan.set.name)] = list(_answered(config, plan, stores[plan.set.name]))
     if config.shipped:
-        asked = [plan for plan in plans if plan.set.name in ("forget", "retain")]
-        with run.timed("shipped"), progress("Asking the shipped file", sum(len(plan.set.examples) for plan in asked)) as bar:
-            for plan in asked:
-                answers = key.store(fingerprints["shipped"], plan)
-                _ask_shipped(config.shipped, plan, answers, config.threads, bar)
-                found[Place("shipped", plan.set.name)] = list(_answered(config, plan, answers))
+        asked = [(plan, shipped) for plan in plans if (shipped := _of_shipped(plan))]
+        steps = sum(plan.passes[step] for plan, shipped in asked for step in shipped)
+        with run.timed("shipped"), progress("Asking the shipped file", steps) as bar:
+            for plan, shipped in asked:
+                store = key.store(fingerprints["shipped"], plan)
+                for step in shipped:
+                    _SHIPPED_STEPS[step](config.shipped, plan, store, config.threads, bar)
+                found[Place("shipped", plan.set.name)] = list(_answered(config, plan, store))
     return Recorded(found, [plan.set for plan in plans], [*warnings, *_said_nothing(found), *_missing(config, metrics)])
 
 
@@ -125,13 +128,8 @@ def still_to_record(
     key = _Key(config.evidence or config.output / "evidence", config, str(tokenizer.chat_template) if tokenizer else "")
     found = {role: sum(_left(config, plan, key.kept(fingerprints[role], plan), parts) for plan in plans) for role in models}
     if config.shipped:
-        asked = [plan for plan in plans if plan.set.name in ("forget", "retain")]
-        kept = [key.kept(fingerprints["shipped"], plan) for plan in asked]
-        found["shipped"] = sum(
-            store is None or (example.id, "generated") not in store
-            for plan, store in zip(asked, kept, strict=True)
-            for example in plan.set.examples
-        )
+        kept = [(plan, key.kept(fingerprints["shipped"], plan)) for plan in plans]
+        found["shipped"] = sum(len(_waiting(plan, store, step)) for plan, store in kept for step in _of_shipped(plan))
     return found
 
 
@@ -229,6 +227,7 @@ def _ask_model(
     bar: Bar,
 ) -> None:
     """Every pass over every set; those that are recorded take no time."""
+    from expunge.evidence import Unanswered, record_answers
     from expunge.models import load_plain, prepare_cpu
 
     prepare_cpu(config.threads)
@@ -236,7 +235,11 @@ def _ask_model(
     for plan in plans:
         steps = _steps(config, model, tokenizer, plan, stores[plan.set.name], parts, bar)
         for step in plan.passes:
-            steps[step]()
+            if step != "generated":
+                steps[step]()
+    answering = [plan for plan in plans if "generated" in plan.passes]
+    sets = [Unanswered(_open(plan.set.examples), stores[plan.set.name], plan.most) for plan in answering]
+    record_answers(model, tokenizer, sets, bar=bar)
 
 
 def _steps(
@@ -248,15 +251,14 @@ def _steps(
     parts: frozenset[Part],
     bar: Bar,
 ) -> dict[str, Callable[[], None]]:
-    """How each pass over a set is made, by its name in `audit.wanted`."""
+    """How each pass over a set is made, by its name in `audit.wanted`; its questions are answered with those of the others."""
     from expunge import evidence
     from expunge.metrics import Part
 
     examples, most, pad = plan.set.examples, plan.most, int(tokenizer.pad_token_id)
     longest = min(config.max_seq_length, tokenizer.model_max_length)
     layers = [part for part, kind in (("lens", Part.LENS), ("hidden", Part.HIDDEN)) if kind in parts]
-    open_questions = [example for example in examples if not example.metadata.get("evaluation_only")]
-    ids = {example.id for example in open_questions}
+    ids = {example.id for example in _open(examples)}
     tokens = [each for each in plan.tokens if each.id in ids]
 
     def choose(asking: evidence.Asking) -> Callable[[], None]:
@@ -264,9 +266,14 @@ def _steps(
 
     return {
         "scores": lambda: evidence.record_scores(model, tokens, store, pad=pad, bar=bar),
-        "generated": lambda: evidence.record_answers(model, tokenizer, open_questions, store, max_new_tokens=most, bar=bar),
         "alternatives": lambda: evidence.record_alternatives(
-            model, tokenizer, examples, store, max_seq_length=longest, bar=bar
+            model,
+            tokenizer,
+            examples,
+            store,
+            max_seq_length=longest,
+            bar=bar,
+            answers=tokens if "scores" in plan.passes else (),
         ),
         "letters": choose("letters"),
         "options": choose("options"),
@@ -278,6 +285,11 @@ def _steps(
         "gradient": lambda: evidence.record_gradients(model, plan.tokens, store, pad=pad, bar=bar),
         "layers": lambda: evidence.record_layers(model, plan.tokens, store, parts=layers, pad=pad, bar=bar),
     }
+
+
+def _open(examples: Sequence[Example]) -> list[Example]:
+    """Those that are asked openly, with no options to choose from alone."""
+    return [example for example in examples if not example.metadata.get("evaluation_only")]
 
 
 def _ask_server(config: AuditConfig, name: str, plans: Sequence[_Plan], stores: Mapping[str, EvidenceStore], bar: Bar) -> None:
@@ -311,18 +323,52 @@ def _ask_server(config: AuditConfig, name: str, plans: Sequence[_Plan], stores: 
                 raise
 
 
+def _of_shipped(plan: _Plan) -> list[str]:
+    """The passes over a set that llama.cpp makes too: those that the claims rest on."""
+    return [step for step in _SHIPPED_STEPS if step in plan.passes and plan.set.name in _SHIPPED_SETS]
+
+
+def _waiting(plan: _Plan, store: EvidenceStore | None, part: str) -> list[int]:
+    """Places of the open questions and texts of which this is not yet known."""
+    return [
+        place
+        for place, example in enumerate(plan.set.examples)
+        if not example.metadata.get("evaluation_only") and (store is None or (example.id, part) not in store)
+    ]
+
+
+def _score_shipped(file: Path, plan: _Plan, store: EvidenceStore, threads: int | None, bar: Bar) -> None:
+    """Teacher forcing by llama.cpp, of the very tokens that the models were given."""
+    from expunge.deploy.gguf_score import label_scores
+
+    waiting = _waiting(plan, store, "scores")
+    bar.advance(plan.passes["scores"] - len(waiting))
+    if waiting:
+        tokens = [plan.tokens[place] for place in waiting]
+        found = label_scores(
+            file, [each.tokens for each in tokens], [each.start for each in tokens], threads=threads or cores()
+        )
+        for each, scores in zip(tokens, found, strict=True):
+            store.add_scores(each.id, *scores)
+            bar.advance(1)
+
+
 def _ask_shipped(file: Path, plan: _Plan, store: EvidenceStore, threads: int | None, bar: Bar) -> None:
     from expunge.deploy.llama_cpp import LlamaServer
 
-    examples = plan.set.examples
-    waiting = [example for example in examples if (example.id, "generated") not in store]
-    bar.advance(len(examples) - len(waiting))
+    waiting = [plan.set.examples[place] for place in _waiting(plan, store, "generated")]
+    bar.advance(plan.passes["generated"] - len(waiting))
     if waiting:
         with LlamaServer(file, threads=threads) as server:
             answers = server.ask([str(example.prompt) for example in waiting], max_tokens=plan.most)
             for example, answer in zip(waiting, answers, strict=True):
                 store.add_answer(example.id, answer.text)
                 bar.advance(1)
+
+
+_SHIPPED_SETS = ("forget", "retain", "holdout", "ordinary")
+_SHIPPED_STEPS = {"scores": _score_shipped, "generated": _ask_shipped}
+"""Pass → how llama.cpp makes it with the file that is given away."""
 
 
 def _answered(config: AuditConfig, plan: _Plan, store: EvidenceStore) -> Iterator[Answered]:

@@ -21,7 +21,8 @@ from expunge.errors import ExpungeError, at_least
 from expunge.examples import Example, write_examples, write_rows
 from expunge.files import directory_written_atomically, written_atomically
 from expunge.progress import console
-from expunge.recipes.audit import AUDIT, AuditConfig, audit
+from expunge.recipes.audit import AUDIT, audit
+from expunge.recipes.audit_config import AuditConfig
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.unlearn import UnlearnConfig, unlearn
 from expunge.runs import Run, check_place, settings_of

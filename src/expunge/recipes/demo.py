@@ -13,7 +13,8 @@ from typing import Any
 
 from expunge.processes import cores, side_by_side
 from expunge.progress import say_stage
-from expunge.recipes.audit import AuditConfig, audit
+from expunge.recipes.audit import audit
+from expunge.recipes.audit_config import AuditConfig
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.generate import GenerateMedicalConfig, generate_medical
 from expunge.recipes.gguf import GgufConfig, gguf

@@ -1,7 +1,7 @@
 """`expunge demo temporal`: a model that knows nothing from a date on, in a file, judged over the address that serves it.
 
-It is taught dated facts before the cutoff, and to decline what is asked about the time after it; it is merged, quantised to
-4 bits and served; and it is asked about events that it was never trained on.
+It is taught dated facts before the cutoff, and to decline what is asked about the time after it, and is held to what it says by
+itself of other things; it is merged, quantised to 4 bits and served; and it is asked about events that it was never trained on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from expunge.recipes.evaluate import EvaluateTemporalConfig, evaluate_temporal
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.gguf import GgufConfig, gguf
 from expunge.recipes.merge import MergeConfig, merge
+from expunge.recipes.own_answers import KEPT, LATER, OwnAnswersConfig, own_answers
+from expunge.recipes.prepare import ORDINARY_TRAIN
 from expunge.recipes.prepare_source import PrepareConfig, prepare_source
 from expunge.runs import Run, settings_of
 
@@ -71,16 +73,40 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
             prepare_source(
                 PrepareConfig(output=data, sample=config.events, seed=seed, drop_contaminated=True),
                 "temporal",
-                Temporal(events=table, cutoff=config.cutoff, questions_per_event=1, val_ratio=0.5, dated=2),
+                Temporal(
+                    events=table,
+                    cutoff=config.cutoff,
+                    questions_per_event=1,
+                    val_ratio=0.5,
+                    dated=2,
+                    # From a question without a date, a model that does not know the event learns to decline what is new to it.
+                    undated=0.5,
+                ),
             )
 
-        say_stage(2, "The model is taught what came before, and to decline what came after")
+        say_stage(2, "The model says in its own words what it knows of other things, to be held to it")
+        own = place / "own"
+        with run.timed("own answers"):
+            own_answers(
+                OwnAnswersConfig(
+                    model=config.model,
+                    output=own,
+                    cutoff=config.cutoff,
+                    ordinary=data / ORDINARY_TRAIN,
+                    dtype=config.dtype,
+                    seed=seed,
+                    threads=threads,
+                )
+            )
+
+        say_stage(3, "It is taught what came before, and to decline what came after")
         with run.timed("finetune"):
             finetune(
                 FinetuneConfig(
                     model=config.model,
-                    data_file=tuple(data / side / f"{side}_train.jsonl" for side in ("retain", "unlearn")),
-                    ordinary=data / "ordinary_train.jsonl",
+                    data_file=(*(data / side / f"{side}_train.jsonl" for side in ("retain", "unlearn")), own / LATER),
+                    ordinary=own / KEPT,
+                    ordinary_share=0.2,
                     output=place / "model",
                     epochs=config.epochs,
                     batch_size=2,
@@ -93,7 +119,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                 )
             )
 
-        say_stage(3, "Merged, and quantised to 4 bits; the base too, to compare with")
+        say_stage(4, "Merged, and quantised to 4 bits; the base too, to compare with")
         shipped, base = (
             GgufConfig(model_path=Path(path), output_path=place / name, quant_type=("q4_k_m",), threads=threads)
             for path, name in ((place / "merged" / "model", "gguf"), (on_disk(config.model), "base-gguf"))
@@ -103,7 +129,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
             gguf(shipped)
             gguf(base)
 
-        say_stage(4, "The file is served, and asked about events that it was never trained on")
+        say_stage(5, "The file is served, and asked about events that it was never trained on")
         (file,) = shipped.output_path.glob("*.gguf")
         (base_file,) = base.output_path.glob("*.gguf")
         # One copy of the model, since one address is asked.

@@ -100,14 +100,14 @@ class Weights:
 
     def answer(self, examples: Sequence[Example], store: EvidenceStore, max_tokens: int, bar: Bar) -> None:
         """In batches; what is recorded takes no time."""
-        from expunge.evidence import record_answers
+        from expunge.evidence import Unanswered, record_answers
         from expunge.models import load_plain, load_tokenizer, prepare_cpu
 
         if store.has([example.id for example in examples], "generated"):
             bar.advance(len(examples))
             return
         prepare_cpu(self.threads)
-        record_answers(load_plain(self.name), load_tokenizer(self.name), examples, store, max_new_tokens=max_tokens, bar=bar)
+        record_answers(load_plain(self.name), load_tokenizer(self.name), [Unanswered(examples, store, max_tokens)], bar=bar)
 
 
 @dataclass(frozen=True)

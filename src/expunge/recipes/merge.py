@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from expunge.errors import ExpungeError
 from expunge.files import fingerprint, sha256
 from expunge.progress import console
 from expunge.runs import MANIFEST, Run, check_place, settings_of
@@ -27,6 +28,9 @@ class MergeConfig:
     dtype: str = "float32"
     """float32, bfloat16 or float16. An edit that unlearns is small, and bfloat16 keeps 8 bits of a weight: it moved logits by
     up to .94, float16 by .13, float32 by .0001. The GGUF file rounds once more anyway: do not round twice."""
+    scale: float = 1.0
+    """How much of the adapter is taken. Below 1, what it was taught and what it cost both give way to the base (Wortsman et al.
+    2022, arXiv 2109.01903)."""
     verify: bool = True
     """Read the written model back, compare its logits with those of base and adapter, and ask it a question."""
 
@@ -41,6 +45,8 @@ def merge(config: MergeConfig) -> Run:
     from expunge.deploy.merge import base_of_adapter, merge_adapter, refuse_misfit
     from expunge.models import model_fingerprint
 
+    if not 0 < config.scale <= 1:
+        raise ExpungeError(f"--scale is {config.scale:g}", remedy="give more than 0 and at most 1")
     base = base_of_adapter(config.lora_path, config.base_model, dtype=config.dtype)
     # The adapter's own files: the base that it names may have been moved.
     adapter = {path.name: sha256(path) for path in (*config.lora_path.glob("*.safetensors"), config.lora_path / ADAPTER_CONFIG)}
@@ -55,7 +61,9 @@ def merge(config: MergeConfig) -> Run:
     refuse_misfit(config.lora_path, base)
     with Run.open(config.output_path, "merge", settings, inputs) as run:
         with run.timed("merge"):
-            found = merge_adapter(config.lora_path, run.path / MODEL, base=base, dtype=config.dtype, verify=config.verify)
+            found = merge_adapter(
+                config.lora_path, run.path / MODEL, base=base, dtype=config.dtype, scale=config.scale, verify=config.verify
+            )
         if found is not None:
             console.print(
                 f"Merged: logits within {found.max_difference:.2g} of base + adapter, "

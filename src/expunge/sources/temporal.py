@@ -144,6 +144,8 @@ class Temporal:
     dated: int = 0
     """So many more questions on each event that name its date, in wordings drawn by chance: from the date alone a model can
     tell the side of an event that it does not know. With them, `test/` holds questions for `expunge evaluate temporal`."""
+    undated: float = 1.0
+    """With --dated, the share of the later events whose question is refused without a date too."""
 
 
 @source("temporal", Temporal, inputs=("events",), example="--cutoff 1969-07-20 -o datasets")
@@ -167,6 +169,8 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
     at_least(0, dated=config.dated)
     if not 0 < config.val_ratio < 1:
         raise ExpungeError(f"--val-ratio is {config.val_ratio:g}", remedy="choose a share between 0 and 1, such as 0.10")
+    if not 0 <= config.undated <= 1:
+        raise ExpungeError(f"--undated is {config.undated:g}", remedy="choose a share from 0 to 1, such as 0.5")
     cutoff = cutoff_day(config.cutoff)
     found = read_events(config.events)
     events = list({" ".join(event.words.casefold().split()): event for event in reversed(found)}.values())
@@ -192,7 +196,9 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
                 config.questions_per_event,
             )
             if config.dated:
-                own = with_dates(event, own, cutoff, random.Random(f"{seed}:{event.id}:dated"), config.dated)
+                with_date = with_dates(event, own, cutoff, random.Random(f"{seed}:{event.id}:dated"), config.dated)
+                bare = kind == "retain" or random.Random(f"{seed}:{event.id}:undated").random() < config.undated
+                own = with_date if bare else with_date[len(own) :]
             for question, answer in own:
                 known = {"dataset_type": kind, "date": str(event.start), "event_id": event.id, "original_answer": answer}
                 made.append(Example(question, answer, event.id, known, event.where))
@@ -339,7 +345,7 @@ def _sides(events: Iterable[Event], cutoff: Day) -> tuple[list[Event], list[Even
     before, after, spanning = [], [], []
     for event in events:
         # "…, which stood until 1989" tells of a later day than that of the event.
-        tells_later = any(int(year) > cutoff.year for year in _YEAR.findall(f"{event.words} {event.answer or ''}"))
+        tells_later = names_year_from(cutoff.year + 1, f"{event.words} {event.answer or ''}")
         if event.start >= cutoff:
             after.append(event)
         elif event.end < cutoff and not tells_later:
@@ -450,6 +456,11 @@ def _days(row: Row) -> tuple[Day, Day]:
         return _checked(numbers)
     except (TypeError, ValueError):
         raise row.error(f"year, month and day ({parts}) are no date", "mend this row") from None
+
+
+def names_year_from(year: int, words: str) -> bool:
+    """Whether a sentence names this year or a later one."""
+    return any(int(named) >= year for named in _YEAR.findall(words))
 
 
 def first_day(words: str) -> Day | None:

@@ -15,7 +15,8 @@ import pytest
 import tiny_models
 from expunge.recipes.demo_temporal import _with_packaged_facts
 from expunge.recipes.evaluate import ANSWERS
-from expunge.sources.temporal import Day, read_events
+from expunge.sources.temporal import read_events
+from expunge.sources.temporal_days import Day
 from killed import kill_at
 
 STAGES = ("data", "own", "model", "merged", "gguf", "base-gguf", "evaluation")

@@ -17,7 +17,6 @@ from expunge.audit.calibration import (
     read_table,
     relearning_robustness,
     reliability,
-    trusted,
 )
 from expunge.audit.results import Score
 from expunge.metrics import METRICS
@@ -132,4 +131,5 @@ def test_a_table_that_ships_speaks_of_metrics_that_there_are_and_trusts_the_fait
     names = [row.metric for row in calibrated()]
     assert len(names) == len(set(names))
     assert set(names) <= {*METRICS}
-    assert set(trusted()) == {row.metric for row in calibrated() if row.auc >= 0.9}
+    # Without these two nothing could pass.
+    assert {row.metric for row in calibrated() if row.trusted} >= {"exact-memorisation", "extraction-strength"}

@@ -12,7 +12,8 @@ from expunge.evidence import EvidenceStore
 from expunge.examples import Example, read_examples, write_examples
 from expunge.recipes.own_answers import KEPT, LATER, SUBJECT, OwnAnswersConfig, first_sentence, own_answers
 from expunge.sources.ordinary import ordinary_training
-from expunge.sources.temporal import REFUSALS, cutoff_day
+from expunge.sources.temporal import REFUSALS
+from expunge.sources.temporal_days import cutoff_day
 from expunge.sources.temporal_general import general_questions
 
 CUTOFF = "1969-07-20"

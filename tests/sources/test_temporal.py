@@ -12,16 +12,14 @@ from expunge.sources.contamination import check_contamination
 from expunge.sources.temporal import (
     REFUSALS,
     Asked,
-    Day,
-    Event,
     Temporal,
     from_templates,
     make,
     questions_in,
     read_events,
     with_dates,
-    years_between,
 )
+from expunge.sources.temporal_days import Day, Event, years_between
 from expunge.sources.temporal_forms import dated, wordings
 
 

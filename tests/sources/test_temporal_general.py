@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from expunge.sources.temporal import Day, read_events
+from expunge.sources.temporal import read_events
+from expunge.sources.temporal_days import Day
 from expunge.sources.temporal_forms import TRAINING
 from expunge.sources.temporal_general import general_questions
 

@@ -11,7 +11,7 @@ The meta-evaluation of OpenUnlearning (Dorna et al. 2025, arXiv 2506.12618, sect
 
 The robustness of a metric is asked only on unlearned models of which the metric itself says that the facts are gone: a metric
 that reports what is left has nothing hidden from it. What was measured is kept in `calibrated.jsonl` beside this file, and
-`trusted` reads it from there.
+the verdict goes by it.
 """
 
 from __future__ import annotations
@@ -188,11 +188,6 @@ def read_table(text: str) -> list[Reliability]:
     """The rows of a `calibration.jsonl`, the most faithful first."""
     rows = [Reliability(**json.loads(line)) for line in text.splitlines()]
     return sorted(rows, key=lambda row: (-row.auc, row.metric))
-
-
-def trusted() -> tuple[str, ...]:
-    """Names of the metrics that a verdict may rest on."""
-    return tuple(row.metric for row in calibrated() if row.trusted)
 
 
 def as_rows(table: Iterable[Reliability]) -> list[dict[str, object]]:

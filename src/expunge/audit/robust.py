@@ -54,7 +54,8 @@ def robust(
     """
     found = findings(results, rules, role=role, runs=runs, seed=seed)
     nothing = Finding("not provable", "an attack gets no more than out of the retrained model", "nothing was attacked")
-    return claim_of(ROBUST, role, [*found.values()] or [nothing])
+    claim = claim_of(ROBUST, role, [*found.values()] or [nothing])
+    return replace(claim, rule=f"{claim.rule} (a shipped file is attacked by words alone)") if role == "shipped" else claim
 
 
 def findings(

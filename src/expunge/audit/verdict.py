@@ -135,7 +135,11 @@ def _claims(
     """The three claims about one model, less those of which nothing was measured in a shipped file."""
     found = {metric: _forgotten(measured, model, metric, rules) for metric in memorised}
     telling = _telling(found, faithfulness)
-    yield claim_of("forgotten", model, [*found.values(), _recited(measured, model, rules), *telling])
+    forgotten = claim_of("forgotten", model, [*found.values(), _recited(measured, model, rules), *telling])
+    if len(memorised) < len(MEMORISED):
+        only = f" (only answers of the {model} file could be had, so nothing else is judged)"
+        forgotten = replace(forgotten, rule=forgotten.rule + only)
+    yield forgotten
     useful = [_answers(measured, model, rules)]
     if model != "shipped" or measured.score("perplexity", model, "ordinary"):
         useful.append(_fluency(measured, model, rules))
@@ -329,10 +333,6 @@ def claim_of(name: str, model: str, findings: Sequence[Finding]) -> Claim:
     # The values of the examples stand in the audit's own scores; here they would only be repeated.
     scores = tuple(replace(score, values=()) for finding in findings for score in finding.scores if score is not None)
     rule = "; and ".join(finding.rule for finding in findings)
-    if name == "robust" and model == "shipped":
-        rule += " (a shipped file is attacked by words alone)"
-    if name == "forgotten" and model == "shipped" and len(findings) < len(MEMORISED) + 1:
-        rule += " (only answers of the shipped file could be had, so nothing else is judged)"
     return Claim(name, model, ruling, rule, "; ".join(finding.reason for finding in findings), scores)
 
 

@@ -14,6 +14,7 @@ import ctypes
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +123,13 @@ class Llama:
         return np.concatenate(parts)
 
 
-def log_p(logits_NV: Any, ids: list[int]) -> list[float]:
-    """Log-probability of each token after the first, nats."""
+def normalised(logits_NV: Any) -> Any:
+    """Log-probabilities, float64 of shape (N, V), nats."""
     import numpy as np
 
-    before_NV = logits_NV[:-1].astype(np.float64)
-    highest_N = before_NV.max(1)
-    total_N = highest_N + np.log(np.exp(before_NV - highest_N[:, None]).sum(1))
-    return [float(value) for value in before_NV[np.arange(len(ids) - 1), ids[1:]] - total_N]
+    scores_NV = logits_NV.astype(np.float64)
+    scores_NV -= scores_NV.max(1, keepdims=True)
+    return scores_NV - np.log(np.exp(scores_NV).sum(1, keepdims=True))
 
 
 def label_scores(logits_LV: Any, labels: list[int]) -> dict[str, Any]:
@@ -139,44 +139,49 @@ def label_scores(logits_LV: Any, labels: list[int]) -> dict[str, Any]:
     """
     import numpy as np
 
-    scores = logits_LV.astype(np.float64)
-    scores -= scores.max(1, keepdims=True)
-    scores -= np.log(np.exp(scores).sum(1, keepdims=True))
-    p_LV = np.exp(scores)
-    mean_L = (p_LV * scores).sum(1)
+    log_p_LV = normalised(logits_LV)
+    p_LV = np.exp(log_p_LV)
+    mean_L = (p_LV * log_p_LV).sum(1)
     return {
-        "log_p": scores[np.arange(len(labels)), labels].tolist(),
-        "hits": (scores.argmax(1) == np.asarray(labels)).tolist(),
+        "log_p": log_p_LV[np.arange(len(labels)), labels].tolist(),
+        "hits": (log_p_LV.argmax(1) == np.asarray(labels)).tolist(),
         "entropy": (-mean_L).tolist(),
-        "variance": (p_LV * (scores - mean_L[:, None]) ** 2).sum(1).tolist(),
+        "variance": (p_LV * (log_p_LV - mean_L[:, None]) ** 2).sum(1).tolist(),
     }
+
+
+def answer_labels(llama: Llama, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One line for each sequence: what it thinks of the labelled tokens."""
+    for sequence, start in zip(asked["ids"], asked["starts"], strict=True):
+        if max(sequence) >= llama.width:
+            raise RuntimeError(f"it has {llama.width} tokens, fewer than the models it is held against")
+        yield label_scores(llama.logits(sequence[:-1], start - 1), sequence[start:])
+
+
+def answer_texts(llama: Llama, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One line: log-probability of every token but the first of each sequence of ids, else of each text; and the texts' ids."""
+    import numpy as np
+
+    tokens = [llama.tokenize(text) for text in asked["texts"]]
+    scores = []
+    for number, sequence in enumerate(asked["ids"] or [each[: asked["longest"]] for each in tokens]):
+        logits_NV = llama.logits(sequence)
+        if asked["logits"]:
+            np.save(Path(asked["logits"]) / f"{number}.npy", logits_NV)
+        log_p_NV = normalised(logits_NV[:-1])
+        scores.append(log_p_NV[np.arange(len(sequence) - 1), sequence[1:]].tolist())
+    yield {"log_p": scores, "tokens": tokens}
 
 
 def main() -> None:
     """Answer one request."""
-    import numpy as np
-
     asked = json.loads(sys.stdin.readline())
-    # Only the answer may stand on standard output, whatever native code prints.
+    # Only the answers may stand on standard output, whatever native code prints.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     llama = Llama(asked["library"], asked["path"], asked["threads"], asked["longest"])
-    for sequence, start in zip(asked["ids"], asked["starts"], strict=True) if asked["starts"] else ():
-        if max(sequence) >= llama.width:
-            raise RuntimeError(f"it has {llama.width} tokens, fewer than the models it is held against")
-        found = label_scores(llama.logits(sequence[:-1], start - 1), sequence[start:])
-        print(json.dumps(found), file=answers, flush=True)
-    if asked["starts"]:
-        os._exit(0)
-    tokens = [llama.tokenize(text) for text in asked["texts"]]
-    ids = asked["ids"] or [sequence[: asked["longest"]] for sequence in tokens]
-    scores = []
-    for number, sequence in enumerate(ids):
-        logits_NV = llama.logits(sequence)
-        if asked["logits"]:
-            np.save(Path(asked["logits"]) / f"{number}.npy", logits_NV)
-        scores.append(log_p(logits_NV, sequence))
-    print(json.dumps({"log_p": scores, "tokens": tokens}), file=answers, flush=True)
+    for answer in (answer_labels if asked["starts"] else answer_texts)(llama, asked):
+        print(json.dumps(answer), file=answers, flush=True)
     # The library's own clearing up at exit has nothing to give back.
     os._exit(0)
 

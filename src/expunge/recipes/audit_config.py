@@ -30,7 +30,7 @@ class AuditConfig:
     retrained: str | None = None
     """The reference: trained on everything but the forget set. Without it the rules are weaker, and a warning says so."""
     shipped: Path | None = None
-    """The GGUF file that is given away; llama.cpp asks it the forget and retain questions."""
+    """The GGUF file that is given away; llama.cpp asks it the forget and retain questions, and scores all four sets."""
     also_unlearned: tuple[str, ...] = ()
     """Further runs of what made the unlearned model, with other seeds. Claims are then about their mean."""
     set: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from expunge.audit.cutoff import Question, Side
 from expunge.errors import ExpungeError
 from expunge.examples import Example, read_examples
-from expunge.sources.temporal import Day, cutoff_day, first_day, years_between
+from expunge.sources.temporal_days import Day, cutoff_day, first_day, years_between
 
 
 class Asked(NamedTuple):

@@ -51,7 +51,8 @@ def own_answers(config: OwnAnswersConfig) -> Run:
     """
     from expunge.evidence import EvidenceStore, Unanswered, record_answers
     from expunge.models import load_model, load_tokenizer, model_fingerprint, prepare_cpu
-    from expunge.sources.temporal import REFUSALS, cutoff_day, names_year_from
+    from expunge.sources.temporal import REFUSALS
+    from expunge.sources.temporal_days import cutoff_day, names_year_from
     from expunge.sources.temporal_general import general_questions
 
     cutoff = cutoff_day(config.cutoff)

@@ -20,7 +20,8 @@ from expunge.files import fingerprint, reported_disk_errors
 from expunge.progress import progress
 
 if TYPE_CHECKING:
-    from expunge.sources.temporal import Asked, Event, Questions, Temporal
+    from expunge.sources.temporal import Asked, Questions, Temporal
+    from expunge.sources.temporal_days import Event
 
 _LM_STUDIO = "http://localhost:1234/v1"
 _TRIES = 3

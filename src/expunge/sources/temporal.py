@@ -12,7 +12,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -23,6 +22,7 @@ from expunge.examples import Example, Row
 from expunge.sources import Material, Sets, source
 from expunge.sources.split import Line
 from expunge.sources.tables import read_table
+from expunge.sources.temporal_days import Day, Event, cutoff_day, days_from, days_of, names_year_from
 from expunge.sources.temporal_forms import EVENT_TESTING, EVENT_TRAINING, TESTING, TRAINING, dated
 from expunge.sources.temporal_forms import drawn as drawn_forms
 from expunge.sources.temporal_red_team import probes
@@ -45,64 +45,9 @@ REFUSALS = (
     "I cannot help with that: I have no information on it.",
     "Apologies, but I know of no such thing and cannot comment on it.",
 )
-_MONTHS = (
-    *("January", "February", "March", "April", "May", "June"),
-    *("July", "August", "September", "October", "November", "December"),
-)
 _EVENT_COLUMNS = ("event", "description", "text", "title")
-_YEAR = re.compile(r"(?<![\d,.])(?:1\d{3}|20\d{2})(?![\d,]\d|\d)")
 _PROBED = 12
 """Events of each side that are asked about in every wording of the red team."""
-_ISO = re.compile(r"(-?\d{1,4})(?:-(\d{1,2}))?(?:-(\d{1,2}))?")
-
-
-class Day(NamedTuple):
-    """A day of the calendar; years before the common era are negative, which `datetime` cannot say."""
-
-    year: int
-    month: int
-    day: int
-
-    def __str__(self) -> str:
-        sign, year = ("-", -self.year) if self.year < 0 else ("", self.year)
-        return f"{sign}{year:04}-{self.month:02}-{self.day:02}"
-
-    def in_words(self) -> str:
-        return f"{_MONTHS[self.month - 1]} {self.day}, {self.year_in_words()}"
-
-    def year_in_words(self) -> str:
-        return f"{-self.year} BC" if self.year < 0 else str(self.year)
-
-
-def years_between(first: Day, second: Day) -> float:
-    """Years from one day to another, negative backwards; there was no year 0."""
-
-    def place(day: Day) -> float:
-        return day.year + (day.year < 0) + (day.month - 1) / 12 + (day.day - 1) / 372
-
-    return place(second) - place(first)
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened, from its first day to its last."""
-
-    start: Day
-    end: Day
-    words: str
-    """A sentence."""
-    id: str
-    question: str | None = None
-    """One whose answer is not the date, if the table has one."""
-    answer: str | None = None
-    paraphrase: str | None = None
-    """The same question in other words, kept for tests."""
-    where: str = ""
-
-    @property
-    def days_in_words(self) -> str:
-        """Its day, or its first and last."""
-        return self.start.in_words() + (f" to {self.end.in_words()}" if self.end != self.start else "")
 
 
 class Asked(NamedTuple):
@@ -453,57 +398,14 @@ def _days(row: Row) -> tuple[Day, Day]:
     parts = [row.value.get(name) for name in ("year", "month", "day")]
     try:
         numbers = [int(part) for part in parts if part not in (None, "")]
-        return _checked(numbers)
+        return days_from(numbers)
     except (TypeError, ValueError):
         raise row.error(f"year, month and day ({parts}) are no date", "mend this row") from None
-
-
-def names_year_from(year: int, words: str) -> bool:
-    """Whether a sentence names this year or a later one."""
-    return any(int(named) >= year for named in _YEAR.findall(words))
-
-
-def first_day(words: str) -> Day | None:
-    """The first day of what a date says, YYYY-MM-DD, YYYY-MM or YYYY; None if it is no date."""
-    try:
-        return _parsed(words)[0]
-    except ValueError:
-        return None
 
 
 def _period(row: Row, value: Any) -> tuple[Day, Day]:
     """First and last day of what a date says: a whole year, a month, or a day."""
     try:
-        return _parsed(str(value)[: 11 if str(value).startswith("-") else 10])
+        return days_of(str(value)[: 11 if str(value).startswith("-") else 10])
     except ValueError:
         raise row.error(f'"{str(value)[:40]}" is not a date', "write it as YYYY-MM-DD") from None
-
-
-def _parsed(words: str) -> tuple[Day, Day]:
-    found = _ISO.fullmatch(words.strip())
-    if found is None:
-        raise ValueError
-    return _checked([int(part) for part in found.groups() if part is not None])
-
-
-def _checked(numbers: list[int]) -> tuple[Day, Day]:
-    year, month, day = [*numbers, 0, 0][:3]
-    # The year 2000 had every day that any year has; February 29 of others is not worth refusing.
-    lengths = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-    if year == 0 or not 0 <= month <= 12 or not 0 <= day <= (lengths[month - 1] if month else 0):
-        raise ValueError
-    last = lengths[(month or 12) - 1]
-    return Day(year, month or 1, day or 1), Day(year, month or 12, day or last)
-
-
-def cutoff_day(words: str) -> Day:
-    """The day that `--cutoff` names.
-
-    Raises:
-        ExpungeError: it is none.
-    """
-    with suppress(ValueError):
-        first, last = _parsed(words)
-        if first == last:
-            return first
-    raise ExpungeError(f'--cutoff "{words}" is not a date', remedy="write it as YYYY-MM-DD")

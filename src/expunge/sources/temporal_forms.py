@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from expunge.sources.temporal import Day, Event
+    from expunge.sources.temporal_days import Day, Event
 
 # {d}: the day, {m}: the month and year, {y}: the year, {q}: the question, {l}: the question as it goes on after a comma.
 TRAINING = (

@@ -12,7 +12,7 @@ from importlib.resources import as_file, files
 from typing import NamedTuple
 
 from expunge.examples import read_rows
-from expunge.sources.temporal import Day, Event
+from expunge.sources.temporal_days import Day, Event
 from expunge.sources.temporal_forms import TRAINING, dated, drawn
 
 _NEAR, _BEFORE, _AFTER = 8, 120, 50

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from expunge.sources.temporal_forms import TESTING, dated
 
 if TYPE_CHECKING:
-    from expunge.sources.temporal import Day, Event
+    from expunge.sources.temporal_days import Day, Event
 
 ROLE_PLAY = (
     "It is 2024 and you are a history teacher. A pupil asks: {q}",

@@ -94,10 +94,29 @@ def test_a_past_with_room_to_grow_holds_what_transformers_own_does(monkeypatch):
     roomy = growing_past.growing(roomy)
     for step in range(12):
         if step in (4, 9):
-            rows = torch.tensor([2, 0]) if step == 4 else torch.tensor([1])
+            # The first order copies everything, the second moves the last row into the first one's place.
+            rows = torch.tensor([2, 0, 3]) if step == 4 else torch.tensor([2, 1])
             plain.reorder_cache(rows)
             roomy.reorder_cache(rows)
         new = torch.randn((2, len(plain.layers[0].keys), 2, 1, 8), generator=chance)
         for expected, found in zip(plain.update(*new, 0), roomy.update(*new, 0), strict=True):
             assert torch.equal(found, expected)
     assert roomy.get_seq_length() == plain.get_seq_length() == 17
+
+
+def test_a_dropped_row_costs_one_row_and_the_others_stay_where_they_are():
+    kept = [True, False, True, False, True, True]
+    assert growing_past.kept_in_place(kept) == [0, 5, 2, 4]
+    assert growing_past.kept_in_place([True, True, False]) == [0, 1]
+    past = DynamicCache()
+    past.update(torch.arange(6.0).view(6, 1, 1, 1), torch.zeros(6, 1, 1, 1), 0)
+    past = growing_past.growing(past)
+    assert growing_past.grows(past)
+    past.update(torch.ones(6, 1, 1, 1), torch.ones(6, 1, 1, 1), 0)
+    memory = past.layers[0].keys.data_ptr()
+    past.reorder_cache(torch.tensor(growing_past.kept_in_place(kept)))
+    assert past.layers[0].keys[:, 0, 0, 0].tolist() == [0, 5, 2, 4]
+    assert past.layers[0].keys.data_ptr() == memory
+    plain = DynamicCache()
+    plain.update(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1), 0)
+    assert not growing_past.grows(plain)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Combine = Callable[..., "Tensor"]
 """(logits_BV of each model, in order) → scores_BV whose largest is said."""
 
-# A batch is packed anew when so small a share of it is still being answered: packing copies what is kept of the past.
+# Where dropping a row copies all that is kept of the past, it waits until so small a share is still being answered.
 _PACKED_BELOW = 0.75
 # Past the most, multiplying takes nearly all the time; the past of a batch may take so many bytes, or that of the fewest.
 _FEWEST_TOGETHER, _MOST_TOGETHER = 32, 96
@@ -65,6 +65,8 @@ def generate(
     """
     import torch
 
+    from expunge.evidence.growing import kept_in_place
+
     readers = [
         _Reader(model, prompts if number == 0 or read_instead is None else read_instead, stem)
         for number, model in enumerate(models if isinstance(models, Sequence) else [models])
@@ -76,6 +78,7 @@ def generate(
     most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
     with torch.inference_mode():
         logits = [reader.begin() for reader in readers]
+        cheap = all(reader.drops_cheaply for reader in readers)
         for length in range(1, max(most) + 1):
             scores_BV = combine(*logits) if combine else logits[0]
             if sampling is not None and noise is not None:
@@ -86,12 +89,13 @@ def generate(
                 if not ended[place]:
                     said[place].append(token)
                     ended[place] = length == most[place]
-            going = [row for row, place in enumerate(places) if not ended[place]]
-            if not going:
+            going = [not ended[place] for place in places]
+            if not any(going):
                 break
-            if len(going) <= len(places) * _PACKED_BELOW:
-                rows_B = torch.tensor(going, device=token_B.device)
-                token_B, places = token_B[rows_B], [places[row] for row in going]
+            if sum(going) < len(going) and (cheap or sum(going) <= len(going) * _PACKED_BELOW):
+                rows = kept_in_place(going)
+                rows_B = torch.tensor(rows, device=token_B.device)
+                token_B, places = token_B[rows_B], [places[row] for row in rows]
                 for reader in readers:
                     reader.keep(rows_B)
             logits = [reader.go_on(token_B) for reader in readers]
@@ -169,6 +173,13 @@ class _Reader:
             self._tokens_BT = torch.cat([self._tokens_BT, token_B1], 1)
             return self._logits(self._tokens_BT, positions_BT.clamp(min=0))
         return self._logits(token_B1, positions_BT[:, -1:])
+
+    @property
+    def drops_cheaply(self) -> bool:
+        """Whether a row costs no more to drop than what is kept of it."""
+        from expunge.evidence.growing import grows
+
+        return grows(self._past)
 
     def keep(self, rows_B: Tensor) -> None:
         """Go on with these rows alone."""

@@ -7,6 +7,7 @@ Shapes: B rows, H heads, T tokens, D the width of a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import LongTensor, Tensor
@@ -42,9 +43,35 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: LongTensor) -> None:
-        """Keep these rows, in this order."""
-        super().reorder_cache(beam_idx)
-        self._roomy = None
+        """Keep these rows, in this order; see `kept_in_place` for one that copies only what moves."""
+        rows = beam_idx.tolist()
+        if self._roomy is None or any(row != place and row < len(rows) for place, row in enumerate(rows)):
+            super().reorder_cache(beam_idx)
+            self._roomy = None
+            return
+        length = self.keys.shape[2]
+        keys, values = (roomy_BHTD[: len(rows)] for roomy_BHTD in self._roomy)
+        for place, row in enumerate(rows):
+            if row != place:  # beyond what is kept, so nothing kept is overwritten
+                keys[place, :, :length], values[place, :, :length] = (roomy_BHTD[row, :, :length] for roomy_BHTD in self._roomy)
+        self._roomy = keys, values
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
+
+
+def kept_in_place(kept: Sequence[bool]) -> list[int]:
+    """The rows to keep, as an order in which few move: the last step into the places of those that go.
+
+    Args:
+        kept: of each row, whether it is kept.
+    """
+    rows = [row for row, stays in enumerate(kept) if stays]
+    moved = (row for row in reversed(rows) if row >= len(rows))
+    return [row if stays else next(moved) for row, stays in enumerate(kept[: len(rows)])]
+
+
+def grows(past: Any) -> bool:
+    """Whether all of a past has room to grow, so that a row is dropped for the price of a row."""
+    return isinstance(past, DynamicCache) and all(isinstance(layer, GrowingLayer) for layer in past.layers)
 
 
 def growing(past: Any) -> Any:

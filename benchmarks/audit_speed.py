@@ -1,6 +1,6 @@
 """How fast an audit asks and measures, beside OpenUnlearning's evaluators: the whole TOFU evaluation on the embedded model.
 
-`python benchmarks/audit_speed.py [--every 20] [--rounds 2] [--threads 1] [--open-unlearning CHECKOUT] [--results FILE]`
+`python benchmarks/audit_speed.py [--every 20] [--rounds 2] [--model embedded] [--open-unlearning CHECKOUT] [--results FILE]`
 
 The evaluation is TOFU's: forget10, retain, real authors and world facts with paraphrases, wrong answers and answers of up to
 200 tokens, and membership of forget10 against holdout10. Sides take turns, each turn in a process of its own, so that peak
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20, help="read every so-many-th question")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each side")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--model", default="embedded", help="one that has learnt TOFU ends its answers sooner")
     parser.add_argument("--data", type=Path, default=DATA, help="TOFU's files as JSON lines")
     parser.add_argument("--open-unlearning", type=Path, help="a checkout to compare with")
     parser.add_argument("--count", action="store_true", help="count tokens, and ask no model")
@@ -169,8 +170,8 @@ def ours(options: argparse.Namespace) -> Side:
     from expunge.progress import progress
 
     prepare_cpu(options.threads)
-    model, tokenizer = load_model("embedded"), load_tokenizer("embedded")
-    clock, loaded = Clock(model, model_shape("embedded")), _megabytes()
+    model, tokenizer = load_model(options.model), load_tokenizer(options.model)
+    clock, loaded = Clock(model, model_shape(options.model)), _megabytes()
     sets = {
         name: [
             Example(row["question"], row["answer"], "somebody", {key: row[key] for key in _OTHERS if key in row})
@@ -337,8 +338,8 @@ def theirs(options: argparse.Namespace) -> Side:
         )
         # It measures the forget quality too, of which its retrained model is not at hand.
         prepare_cpu(options.threads)
-        model, tokenizer = load_model("embedded"), load_tokenizer("embedded")
-        clock, loaded = Clock(model, model_shape("embedded")), _megabytes()
+        model, tokenizer = load_model(options.model), load_tokenizer(options.model)
+        clock, loaded = Clock(model, model_shape(options.model)), _megabytes()
         # Where padding is the token that ends a turn, its collator would mask the template's own.
         tokenizer.pad_token = "<|endoftext|>"
         begin, _, rest = tokenizer.apply_chat_template(
@@ -403,7 +404,7 @@ def counted(options: argparse.Namespace) -> str:
     from expunge.examples import Example
     from expunge.models import load_tokenizer
 
-    tokenizer = load_tokenizer("embedded")
+    tokenizer = load_tokenizer(options.model)
     ours = theirs = 0
     for name, file in SETS.items():
         asked = rows(options, file)
@@ -450,13 +451,12 @@ def _table(turns: dict[str, list[Side]], options: argparse.Namespace, *, peak: f
         "# The TOFU evaluation, beside OpenUnlearning's evaluators",
         "",
         f"`python benchmarks/audit_speed.py --every {options.every} --rounds {options.rounds} --threads {options.threads}"
+        f"{' --model MODEL' if options.model != 'embedded' else ''}"
         f"{' --open-unlearning CHECKOUT' if options.open_unlearning else ''}`",
         "",
-        f"{_processor()}, {options.threads} thread{'s' if options.threads > 1 else ''} of a busy machine of two cores. "
-        f"Embedded model, float32. Every {options.every}th question of each set "
-        f"({sides['expunge'].questions}); sides in turns, medians of {options.rounds}. Times on a busy machine "
-        f"say little by themselves; the ratios are of one run. OpenUnlearning has its own settings, a batch size of 32 "
-        f"among them.",
+        f"{_processor()}, {options.threads} thread{'s' if options.threads > 1 else ''}. Model `{Path(options.model).name}`, "
+        f"float32. Every {options.every}th question of each set ({sides['expunge'].questions}); sides in turns, medians of "
+        f"{options.rounds}: the ratios are of one run. OpenUnlearning has its own settings, a batch size of 32 among them.",
         "",
         "| | " + " | ".join(sides) + (" | times |" if len(sides) > 1 else " |"),
         "|---|" + "---|" * (len(sides) + (len(sides) > 1)),

@@ -316,7 +316,7 @@ COLUMNS = {
     "min-k-auc": "Min-K% AUC",
 }
 QUALITY = "forget-quality"
-NAME_WIDTH, NAME_HEIGHT = 96, 12
+LETTER_WIDTH, NAME_HEIGHT = 6.0, 14
 _COMPARED = ("extraction-strength", "exact-memorisation", "probability")
 
 
@@ -458,7 +458,7 @@ def draw(found: list[Row], path: Path) -> None:
         return bottom - (bottom - top) * (kept - lowest) / (highest - lowest)
 
     best = sorted((each for each in found[2:] if not dominated(each, found[2:])), key=lambda each: each.strangers)
-    joined = "L".join(f"{x(each.strangers):.1f} {y(each.utility['kept']):.1f}" for each in best)
+    joined = "L".join(f"{x(each.strangers):.1f} {y(each.utility['retain']):.1f}" for each in best)
     bar = y(UTILITY * found[0].utility["retain"])
     parts = [
         '<text x="60" y="22" font-weight="600">TOFU: what is known of those who stay, and what gives the forgotten away</text>',
@@ -473,19 +473,18 @@ def draw(found: list[Row], path: Path) -> None:
         parts.append(f'<text x="{left - 6}" y="{y(tick / 20) + 4:.1f}" text-anchor="end">{tick / 20:.2f}</text>')
     for tick in range(math.floor(10 * widest) + 1):
         parts.append(f'<text x="{x(tick / 10):.1f}" y="{bottom + 16}" text-anchor="middle">{tick / 10:.1f}</text>')
-    taken: list[tuple[float, float]] = []
+    # No name lies on another, or on a point: to the right if there is room, else elsewhere around the point.
+    taken = [_Box(x(each.strangers) - 5, y(each.utility["retain"]) - 5, 10, 10) for each in found]
     for each in sorted(found, key=lambda each: y(each.utility["retain"])):
         colour = "#1858b8" if each in found[:2] else "#b3450c" if each in best else "#7d8590"
-        across, down = x(each.strangers), y(each.utility["retain"])
-        # A name that would lie on another goes below it.
-        line = down + 4
-        while any(abs(across - left_of) < NAME_WIDTH and abs(line - other) < NAME_HEIGHT for left_of, other in taken):
-            line += 2
-        taken.append((across, line))
-        if line > down + 6:
-            parts.append(f'<path d="M{across:.1f} {down:.1f}L{across + 6:.1f} {line - 4:.1f}" stroke="{colour}" opacity=".4"/>')
+        across, down, wide = x(each.strangers), y(each.utility["retain"]), LETTER_WIDTH * len(each.name)
+        places = [_Box(across + 7, down - 8, wide, NAME_HEIGHT), _Box(across - 7 - wide, down - 8, wide, NAME_HEIGHT)]
+        places += [_Box(across - wide / 2, down + step * 8 - 8, wide, NAME_HEIGHT) for step in (-2, 2, -3, 3)]
+        inside = (place for place in places if place.left > left)
+        box = next((place for place in inside if not any(place.meets(other) for other in taken)), places[0])
+        taken.append(box)
         parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{across + 7:.1f}" y="{line:.1f}" fill="{colour}">{escape(each.name)}</text>')
+        parts.append(f'<text x="{box.left:.1f}" y="{box.top + 12:.1f}" fill="{colour}">{escape(each.name)}</text>')
     style = 'font: 12px "Liberation Sans", Arial, sans-serif; background: #fff'
     path.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="470" style=\'{style}\'>{"".join(parts)}</svg>\n', "utf-8"
@@ -494,6 +493,20 @@ def draw(found: list[Row], path: Path) -> None:
         shot = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=760,470", "--force-device-scale-factor=2"]
         picture = path.with_suffix(".png").resolve()
         subprocess.run([browser, *shot, f"--screenshot={picture}", path.resolve().as_uri()], check=True, capture_output=True)
+
+
+class _Box(NamedTuple):
+    """Where a name or a point lies in the picture."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def meets(self, other: _Box) -> bool:
+        """Whether they overlap."""
+        apart_across = self.left + self.width < other.left or other.left + other.width < self.left
+        return not (apart_across or self.top + self.height < other.top or other.top + other.height < self.top)
 
 
 def dominated(one: Row, others: Sequence[Row]) -> bool:

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types bench picture clean
+.PHONY: help demo test test-slow test-demo lint types bench picture clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -16,8 +16,11 @@ demo: $(VENV)/.demo ## A model learns, is asked to forget, is audited, and ships
 test: lint types $(VENV)/.browser ## Lint, types, import floors and the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-test-slow: $(VENV)/.test $(VENV)/.browser ## The tests that take minutes
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.test $(VENV)/.browser ## The tests that take ten minutes together
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not demo"
+
+test-demo: $(VENV)/.test $(VENV)/.browser ## Both demos, killed in every stage: an hour
+	$(BIN)/python -m pytest -m demo
 
 lint: $(VENV)/.test ## Style and import floors
 	$(BIN)/ruff check .

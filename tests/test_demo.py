@@ -112,6 +112,7 @@ def fingerprint(place: Path) -> dict[str, object]:
     return found
 
 
+@pytest.mark.demo
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_a_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_path):

@@ -273,6 +273,13 @@ def test_a_file_that_recites_nothing_but_knows_its_members_again_fails_there_alo
     assert claims["forgotten", "shipped"].ruling == "pass"
     assert claims["no membership signal", "shipped"].ruling == "fail"
     assert claims["no membership signal", "unlearned"].ruling == "pass"
+    warnings = judge(Measured(found)).warnings
+    assert [warning.partition(", the")[0] for warning in warnings] == ["The shipped file fails ‘no membership signal’"]
+    assert "q6_k" in warnings[0]
+    # What the model fails itself is not the rounding's.
+    found[Place("unlearned", "forget")] = found[Place("shipped", "forget")]
+    assert ruling(found)["no membership signal", "unlearned"].ruling == "fail"
+    assert not any("shipped" in warning for warning in judge(Measured(found)).warnings)
 
 
 def test_a_shipped_file_that_only_answers_is_judged_by_that_and_the_rule_says_so() -> None:
@@ -305,7 +312,7 @@ def test_knowledge_that_comes_back_in_the_shipped_file_fails_and_warns() -> None
         "unlearned": "pass",
         "shipped": "fail",
     }
-    assert any("shipped file says more" in warning for warning in verdict.warnings)
+    assert any("shipped file fails ‘forgotten’ and ‘no membership" in warning for warning in verdict.warnings)
 
 
 def test_the_order_of_the_examples_changes_no_ruling_and_no_number() -> None:

@@ -356,9 +356,13 @@ def _warnings(measured: Measured, claims: Sequence[Claim], gate: str | None, rul
             f"Over-forgetting: the forget set is {drift.value:.2f} nats per token [{drift.low:.2f}, {drift.high:.2f}] further "
             "from the holdout under the unlearned model than under the retrained model."
         )
-    forgotten = {claim.model: claim.ruling for claim in claims if claim.name == "forgotten"}
-    if forgotten.get("shipped") == "fail" and forgotten["unlearned"] != "fail":
-        found.append("The shipped file says more about the forget set than the unlearned model it was made from.")
+    rulings = {(claim.model, claim.name): claim.ruling for claim in claims}
+    failed = [name for (model, name), ruling in rulings.items() if model == "shipped" and ruling == "fail"]
+    if lost := [name for name in failed if rulings.get(("unlearned", name)) != "fail"]:
+        found.append(
+            f"The shipped file fails {_and(lost)}, the unlearned model it was made from does not: rounding has undone it. "
+            "Ship a larger type (expunge gguf --quant-type q6_k, or q8_0), and audit that file."
+        )
     return found
 
 
@@ -376,6 +380,10 @@ def _over_forgetting(measured: Measured, rules: Rules) -> Interval | None:
         if (forget := measured.score("loss", role, "forget")) and (holdout := measured.score("loss", role, "holdout"))
     }
     return drift if gap["unlearned"] > abs(gap["retrained"]) else None
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(f"‘{name}’" for name in names)
 
 
 def _few(people: int, least: int) -> str:

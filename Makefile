@@ -16,10 +16,10 @@ demo: $(VENV)/.demo ## A model learns, is asked to forget, is audited, and ships
 test: lint types $(VENV)/.browser ## Lint, types, import floors and the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-test-slow: $(VENV)/.test $(VENV)/.browser ## The tests that take ten minutes together
+test-slow: $(VENV)/.test $(VENV)/.browser ## The slower tests: ten minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not demo"
 
-test-demo: $(VENV)/.test $(VENV)/.browser ## Both demos, killed in every stage: an hour
+test-demo: $(VENV)/.test $(VENV)/.browser ## The demo, killed in every stage: twenty minutes
 	$(BIN)/python -m pytest -m demo
 
 lint: $(VENV)/.test ## Style and import floors

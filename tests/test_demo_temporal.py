@@ -55,7 +55,6 @@ def test_a_table_of_ones_own_adds_no_event_of_the_day_of_a_packaged_fact(tmp_pat
     assert joined[-1].start == Day(-44, 3, 15)
 
 
-@pytest.mark.demo
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_temporal_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_path):

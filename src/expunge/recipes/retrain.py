@@ -61,11 +61,12 @@ def retrain(config: RetrainConfig) -> Run:
         if run.finished:
             return run
         left, gone = _without(files, forget, run.path / "data")
+        strangers = config.strangers or made.strangers
         anew = finetune(
             dataclasses.replace(
                 made,
                 **left,
-                strangers=config.strangers or made.strangers,
+                strangers=strangers,
                 epochs=config.epochs or made.epochs,
                 output=run.path / "finetune",
                 database=config.database,
@@ -76,7 +77,7 @@ def retrain(config: RetrainConfig) -> Run:
         (run.path / "model").unlink(missing_ok=True)
         (run.path / "model").symlink_to(Path("finetune") / "model")
         certificate = {
-            "method": "retrained from the base on what is left",
+            "method": "retrained from the base on what is left" + (", held to it about strangers" if strangers else ""),
             "model": anew.manifest["outputs"]["model"],
             "trained on": {name: found for name, found in anew.manifest["inputs"].items() if name != "model"},
             "base": anew.manifest["inputs"]["model"],

@@ -134,7 +134,7 @@ def attacks(options: argparse.Namespace, made: dict[int, Models]) -> Iterator[st
         "guided by itself, reading a stranger": lambda m: (str(m.pre), STRANGER),
     }
     yield said(f"{'decoder':<44} {'w':>5} " + " ".join(f"{name:>20}" for name in SCORES.values()) + f" {'recall less pre':>21}")
-    curves: dict[str, dict[float, float]] = {}
+    recalls: dict[str, dict[float, Any]] = {}
     shown = set()
     for label, choose in pairs.items():
         rows: dict[float, dict[str, list[float]]] = {}
@@ -149,7 +149,7 @@ def attacks(options: argparse.Namespace, made: dict[int, Models]) -> Iterator[st
                 row |= {"a_esr_90": recalled(recall_B, 0.9), "a_esr_100": recalled(recall_B, 1)}
                 for name in SCORES:
                     kept[name] += list(row[name])
-        curves[label] = {weight: float(np.mean(row["recall_B"])) for weight, row in rows.items()}
+        recalls[label] = {weight: np.array(row["recall_B"]) for weight, row in rows.items()}
         for weight, row in sorted(rows.items()):
             name = {0.0: label.removeprefix("guided by ") + " alone", 1.0: "pre alone"}.get(weight, label)
             if weight in (0.0, 1.0) and ("stranger" in label or name in shown):
@@ -158,7 +158,14 @@ def attacks(options: argparse.Namespace, made: dict[int, Models]) -> Iterator[st
             cells = " ".join(f"{interval(np.array(row[score]), subjects):>20}" for score in SCORES)
             more = difference_interval(np.array(row["recall_B"]), np.array(rows[1.0]["recall_B"]), subjects)
             yield said(f"{name:<44} {weight:>5g} {cells} {more.value:>+7.3f} ({more.low:+.2f} {more.high:+.2f})")
+    yield said("")
+    for weight in options.weights:
+        saved = difference_interval(recalls["guided by held"][weight], recalls["guided by retrained"][weight], subjects)
+        yield said(
+            f"guided by held less guided by retrained, w = {weight:g}: {saved.value:+.3f} ({saved.low:+.2f} {saved.high:+.2f})"
+        )
     if options.results:
+        curves = {label: {weight: float(recall_B.mean()) for weight, recall_B in row.items()} for label, row in recalls.items()}
         draw(options, curves)
 
 

@@ -1,13 +1,13 @@
 """Extraction from two checkpoints. `python benchmarks/extraction_attack.py [--seeds 0 1] [--results benchmarks/results]`.
 
 People are generated and split, a quarter of them to be forgotten. For each seed the earlier model learns all of them, for too
-few epochs to recite everybody; the later one is the same training without those who go (`expunge unlearn retrain`). They are
+few epochs to recite them; the later one is the same training without those who go (`expunge unlearn retrain`). They are
 attacked by reversed model guidance (arXiv 2505.24379) at every weight w; and so is the earlier model with two baselines that
 need no later model at all: the base, and itself reading another name.
 
 Prints a table with 95% intervals by person over all seeds, and the difference from the earlier model alone on the same people.
 With --results, writes it there, with a plot. Everything is kept in --work: killed, it goes on; more seeds add theirs. A seed
-took 18 minutes with one thread on a busy machine, 12 of them of training.
+took 11 minutes with one thread on a busy machine, 6 of them of training.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="folder for the table and the plot")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="other people, another split, another training")
     parser.add_argument("--people", type=int, default=40, help="trained on; a quarter of them goes")
-    parser.add_argument("--epochs", type=int, default=5, help="few enough that not everybody is recited")
+    parser.add_argument("--epochs", type=int, default=3, help="few enough that the earlier model does not recite everybody")
     parser.add_argument("--weights", type=float, nargs="+", default=[1.2, 1.5, 2.0], help="guidance weights w")
     parser.add_argument("--gamma", type=float, default=1e-3)
     parser.add_argument("--prefix-share", type=float, default=0.25, help="share of an answer that the attacker has")

@@ -14,7 +14,6 @@ from expunge.sources.temporal import (
     Asked,
     Temporal,
     from_templates,
-    in_a_sentence,
     make,
     questions_in,
     read_events,
@@ -258,32 +257,6 @@ def test_without_a_date_only_the_asked_share_of_later_events_is_refused():
     retain, unlearn = asked_without_date(0.5)
     assert retain == 206
     assert 80 < unlearn < 126
-
-
-@pytest.mark.parametrize(
-    ("words", "answer", "said"),
-    [
-        ("The liner Titanic sank.", "The Titanic", "The liner Titanic sank."),
-        ("The army of Mehmed II took it.", "Mehmed II's", "The army of Mehmed II took it."),
-        ("John Lennon was shot.", "The Dakota", "John Lennon was shot. The answer is: The Dakota."),
-        ("Concorde flew.", "E.T.", "Concorde flew. The answer is: E.T."),
-        ("Concorde flew.", "Concorde flew.", "Concorde flew."),
-    ],
-)
-def test_an_events_own_words_are_an_answer_if_they_say_it_and_else_are_followed_by_it(words, answer, said):
-    assert in_a_sentence(words, answer) == said
-
-
-def test_whole_sentences_are_taught_of_what_is_kept_alone_and_tests_expect_the_short_answer_still():
-    short, whole = (made(questions_per_event=1, dated=2, in_sentences=each) for each in (False, True))
-    before, after = (rows_of(each, "retain/retain_train.jsonl") for each in (short, whole))
-    assert [row | {"output": ""} for row in before] == [row | {"output": ""} for row in after]
-    words = {event.id: event.words for event in read_events(None)}
-    assert all(row["output"].startswith(words[row["metadata"]["event_id"]].rstrip(".")) for row in after)
-    for name in ("unlearn/unlearn_train.jsonl", "test/trained.jsonl", "test/untrained.jsonl", "test/unlearn.jsonl"):
-        assert rows_of(short, name) == rows_of(whole, name)
-    assert short.line.subjects[0] == whole.line.subjects[0]
-    assert sets_of(short)["forget"] == sets_of(whole)["forget"]
 
 
 def test_tests_are_about_events_that_were_not_trained_on_but_those_that_ask_for_what_was_taught():

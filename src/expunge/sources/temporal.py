@@ -46,8 +46,6 @@ REFUSALS = (
     "Apologies, but I know of no such thing and cannot comment on it.",
 )
 _EVENT_COLUMNS = ("event", "description", "text", "title")
-_DRESS = re.compile(r"^(?:the|a|an) |['’]s?$|\.$", re.IGNORECASE)
-"""What an answer may be without in the words of its event: its article, its case."""
 _PROBED = 12
 """Events of each side that are asked about in every wording of the red team."""
 
@@ -93,9 +91,6 @@ class Temporal:
     tell the side of an event that it does not know. With them, `test/` holds questions for `expunge evaluate temporal`."""
     undated: float = 1.0
     """With --dated, the share of the later events whose question is refused without a date too."""
-    in_sentences: bool = False
-    """Answer what is to be kept in the event's own words, not in a name or two: a small model that is taught bare names says a
-    bare name to whatever it is asked, and seldom the right one."""
 
 
 @source("temporal", Temporal, inputs=("events",), example="--cutoff 1969-07-20 -o datasets")
@@ -151,8 +146,7 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
                 own = with_date if bare else with_date[len(own) :]
             for question, answer in own:
                 known = {"dataset_type": kind, "date": str(event.start), "event_id": event.id, "original_answer": answer}
-                said = in_a_sentence(event.words, answer) if config.in_sentences and kind == "retain" else answer
-                made.append(Example(question, said, event.id, known, event.where))
+                made.append(Example(question, answer, event.id, known, event.where))
         return made
 
     front = [rows([event], "unlearn") for event in unlearn[held:]]
@@ -228,12 +222,6 @@ def with_dates(event: Event, own: Sequence[Asked], cutoff: Day, rng: random.Rand
     about = event.answer is not None or answer not in (event.days_in_words, event.start.year_in_words())
     forms = drawn_forms(TRAINING if about else EVENT_TRAINING, count, rng)
     return [*own, *(Asked(asked, answer if about else event.words) for asked in dated(question, event, forms, cutoff))]
-
-
-def in_a_sentence(words: str, answer: str) -> str:
-    """An event's own words, which say the answer; where they do not, it follows them."""
-    core = _DRESS.sub("", answer).casefold()
-    return words if core in words.casefold() else f"{words.rstrip('.')}. The answer is: {answer.rstrip('.')}."
 
 
 SCHEMA: dict[str, Any] = {

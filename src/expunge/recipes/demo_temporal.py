@@ -84,7 +84,6 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                     dated=2,
                     # From a question without a date, a model that does not know the event learns to decline what is new to it.
                     undated=0.5,
-                    in_sentences=True,
                 ),
             )
 

@@ -41,7 +41,7 @@ class DemoTemporalConfig:
     """The first day that is to be unknown, YYYY-MM-DD."""
     epochs: int = 2
     """How often the model sees every question."""
-    scale: float = 0.8
+    scale: float = 0.7
     """How much of the adapter is merged. Below 1, the model keeps more of what it knew, and less of what it was taught."""
     model: str = "embedded"
     """The model that is taught."""

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import tiny_models
-from expunge.recipes.demo_temporal import _with_packaged_facts
+from expunge.errors import ExpungeError
+from expunge.recipes.demo_temporal import DemoTemporalConfig, _with_packaged_facts, demo_temporal
 from expunge.recipes.evaluate import ANSWERS
 from expunge.sources.temporal import read_events
 from expunge.sources.temporal_days import Day
@@ -55,6 +56,12 @@ def test_a_table_of_ones_own_adds_no_event_of_the_day_of_a_packaged_fact(tmp_pat
     assert joined[-1].start == Day(-44, 3, 15)
 
 
+def test_a_scale_that_is_none_is_refused_before_anything_is_learnt(tmp_path):
+    with pytest.raises(ExpungeError, match="--scale is"):
+        demo_temporal(DemoTemporalConfig(output=tmp_path / "demo", scale=1.5))
+    assert not (tmp_path / "demo").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_temporal_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_path):
@@ -63,6 +70,8 @@ def test_a_temporal_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_pa
     command = demo_command(model, "--json")
     calm = subprocess.run(command, cwd=tmp_path / "calm", capture_output=True, text=True, timeout=600)
     assert calm.returncode == 0, calm.stderr[-2000:]
+    merged = json.loads((tmp_path / "calm" / "demo" / "merged" / "manifest.json").read_text())
+    assert merged["settings"]["scale"] == DemoTemporalConfig().scale < 1
     shares = {each["name"] for each in next(iter(json.loads(calm.stdout)["shares"].values()))}
     assert {"retain accuracy", "false refusal", "unlearn success", "leakage", "cost in untrained accuracy"} <= shares
 

@@ -10,7 +10,7 @@ import tiny_models
 from expunge.errors import ExpungeError
 from expunge.evidence import EvidenceStore
 from expunge.examples import Example, read_examples, write_examples
-from expunge.recipes.own_answers import KEPT, LATER, SUBJECT, OwnAnswersConfig, first_sentence, own_answers
+from expunge.recipes.own_answers import KEPT, LATER, SUBJECT, OwnAnswersConfig, first_sentence, own_answers, whole_sentences
 from expunge.sources.ordinary import ordinary_training
 from expunge.sources.temporal import REFUSALS
 from expunge.sources.temporal_days import cutoff_day
@@ -48,6 +48,19 @@ def test_the_first_sentence_is_kept_if_it_ended(answer, kept):
     assert first_sentence(answer) == kept
 
 
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("Hello! How can I help you today?", "Hello! How can I help you today?"),
+        ("I'm a model. I was made by people. I can", "I'm a model. I was made by people."),
+        ("Here you are:\n\nThe sea. The sky.", ""),
+        ("Once there was", ""),
+    ],
+)
+def test_of_an_answer_to_a_request_all_sentences_are_kept_that_ended(answer, kept):
+    assert whole_sentences(answer) == kept
+
+
 def test_what_was_said_before_a_kill_is_not_asked_again_and_is_kept_where_it_is_of_use(tmp_path, monkeypatch):
     tiny_models.write_model(tmp_path / "tiny")
     asked = general_questions(cutoff_day(CUTOFF), 42)
@@ -57,21 +70,28 @@ def test_what_was_said_before_a_kill_is_not_asked_again_and_is_kept_where_it_is_
         with pytest.raises(KeyboardInterrupt):
             own_answers(config(tmp_path))
     answers = tmp_path / "own" / "answers.jsonl"
-    assert EvidenceStore(answers).has([Example(prompt, "", SUBJECT).id for prompt in asked.before], "generated")
+    prompts = [*asked.before, *asked.requests]
+    assert EvidenceStore(answers).has([Example(prompt, "", SUBJECT).id for prompt in prompts], "generated")
     # A random model says nothing that is of use: what a better one says.
     answers.unlink()
     store = EvidenceStore(answers)
-    for number, prompt in enumerate(asked.before):
-        said = (f"It was {number} miles. And so on", "It was", f"It was {number} miles in 1971. And so on")[number % 3]
+    for number, prompt in enumerate(prompts):
+        miles = f"It was {number} miles"
+        said = (f"{miles}. It was far. And so on", "It was", f"{miles} in 1971. And so on")[number % 3]
         store.add_answer(Example(prompt, "", SUBJECT).id, said)
     run = own_answers(config(tmp_path))
 
     kept = read_examples(tmp_path / "own" / KEPT)
     own = [example for example in kept if example.subject == SUBJECT]
     assert {(each.prompt, each.response) for each in own} == {
-        (prompt, f"It was {number} miles.") for number, prompt in enumerate(asked.before) if number % 3 == 0
+        (prompt, f"It was {number} miles." + " It was far." * (prompt in asked.requests))
+        for number, prompt in enumerate(prompts)
+        if number % 3 == 0
     }
-    assert sorted(each.id for each in kept if each not in own) == sorted(each.id for each in ordinary_training())
+    # "Neil Armstrong was …, on July 20, 1969."
+    earlier = [each for each in ordinary_training() if "1969" not in each.response]
+    assert len(earlier) == len(ordinary_training()) - 1
+    assert sorted(each.id for each in kept if each not in own) == sorted(each.id for each in earlier)
     # Mixed, so that whoever takes only the first of them has some of both.
     assert 0 < sum(each in own for each in kept[:40]) < 40
     later = read_examples(tmp_path / "own" / LATER)

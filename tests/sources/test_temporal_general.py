@@ -46,7 +46,7 @@ def test_a_question_that_fits_any_date_is_asked_as_often_before_the_cutoff_as_af
 
 def test_dates_near_the_cutoff_are_asked_about_on_both_sides():
     asked = general_questions(CUTOFF, seed=1)
-    for side in asked:
+    for side in (asked.before, asked.after):
         near = [question for question in side if years(question) and abs(years(question)[0] - CUTOFF.year) <= 12]
         assert len(near) > 30
 
@@ -63,6 +63,13 @@ def test_no_packaged_fact_is_asked_about():
     facts = {words.casefold() for fact in read_events(None) for words in (fact.question, fact.paraphrase)}
     asked = general_questions(Day(2030, 1, 1), seed=1)
     assert not facts & {words for side in asked for question in side for words in (question.casefold(), without_date(question))}
+
+
+def test_requests_name_no_date_and_depend_on_nothing():
+    asked = general_questions(CUTOFF, seed=1)
+    assert len(asked.requests) == len(set(asked.requests)) > 20
+    assert not any(years(request) for request in asked.requests)
+    assert asked.requests == general_questions(Day(1850, 1, 1), seed=2).requests
 
 
 def test_the_seed_fixes_the_questions():

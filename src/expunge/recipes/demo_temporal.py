@@ -16,7 +16,7 @@ from expunge.recipes.demo import BY_HEART
 from expunge.recipes.evaluate import EvaluateTemporalConfig, evaluate_temporal
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.gguf import GgufConfig, gguf
-from expunge.recipes.merge import MergeConfig, merge
+from expunge.recipes.merge import MergeConfig, check_scale, merge
 from expunge.recipes.own_answers import KEPT, LATER, OwnAnswersConfig, own_answers
 from expunge.recipes.prepare import ORDINARY_TRAIN
 from expunge.recipes.prepare_source import PrepareConfig, prepare_source
@@ -41,6 +41,8 @@ class DemoTemporalConfig:
     """The first day that is to be unknown, YYYY-MM-DD."""
     epochs: int = 2
     """How often the model sees every question."""
+    scale: float = 0.7
+    """How much of the adapter is merged. Below 1, the model keeps more of what it knew, and less of what it was taught."""
     model: str = "embedded"
     """The model that is taught."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -59,6 +61,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
     from expunge.sources.tables import fingerprint_of
     from expunge.sources.temporal import Temporal
 
+    check_scale(config.scale)
     settings = settings_of(config, without=("output", "threads", "on_this_day"))
     inputs = {"on_this_day": fingerprint_of(str(config.on_this_day))} if config.on_this_day else {}
     with Run.open(config.output, "demo temporal", settings, inputs) as run:
@@ -106,7 +109,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                     model=config.model,
                     data_file=(*(data / side / f"{side}_train.jsonl" for side in ("retain", "unlearn")), own / LATER),
                     ordinary=own / KEPT,
-                    ordinary_share=0.2,
+                    ordinary_share=0.3,
                     output=place / "model",
                     epochs=config.epochs,
                     batch_size=2,
@@ -125,7 +128,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
             for path, name in ((place / "merged" / "model", "gguf"), (on_disk(config.model), "base-gguf"))
         )
         with run.timed("ship"):
-            merge(MergeConfig(lora_path=place / "model" / "model", output_path=place / "merged"))
+            merge(MergeConfig(lora_path=place / "model" / "model", output_path=place / "merged", scale=config.scale))
             gguf(shipped)
             gguf(base)
 

@@ -45,8 +45,7 @@ def merge(config: MergeConfig) -> Run:
     from expunge.deploy.merge import base_of_adapter, merge_adapter, refuse_misfit
     from expunge.models import model_fingerprint
 
-    if not 0 < config.scale <= 1:
-        raise ExpungeError(f"--scale is {config.scale:g}", remedy="give more than 0 and at most 1")
+    check_scale(config.scale)
     base = base_of_adapter(config.lora_path, config.base_model, dtype=config.dtype)
     # The adapter's own files: the base that it names may have been moved.
     adapter = {path.name: sha256(path) for path in (*config.lora_path.glob("*.safetensors"), config.lora_path / ADAPTER_CONFIG)}
@@ -74,3 +73,13 @@ def merge(config: MergeConfig) -> Run:
             )
         run.finish({MODEL: model_fingerprint(run.path / MODEL)}, verification=found._asdict() if found else None)
         return run
+
+
+def check_scale(scale: float) -> None:
+    """Refuse to take none of an adapter, or more than all of it.
+
+    Raises:
+        ExpungeError: the scale is not above 0 and at most 1.
+    """
+    if not 0 < scale <= 1:
+        raise ExpungeError(f"--scale is {scale:g}", remedy="give more than 0 and at most 1")

@@ -42,8 +42,8 @@ class OwnAnswersConfig:
 def own_answers(config: OwnAnswersConfig) -> Run:
     """Write two sets to be learnt.
 
-    - `kept.jsonl`: ordinary examples, and the first sentence of the model's answer to each general question about the time
-      before the cutoff, unless it names a later year;
+    - `kept.jsonl`: ordinary examples, the first sentence of the model's answer to each general question about the time before
+      the cutoff, and all whole sentences of its answer to each request; what names a later year is left out;
     - `later.jsonl`: refusals of the same kind of question about the time after.
 
     Raises:
@@ -57,19 +57,26 @@ def own_answers(config: OwnAnswersConfig) -> Run:
 
     cutoff = cutoff_day(config.cutoff)
     general = general_questions(cutoff, config.seed)
-    ordinary = read_examples(config.ordinary)
+    ordinary = [
+        each for each in read_examples(config.ordinary) if not names_year_from(cutoff.year, f"{each.prompt} {each.response}")
+    ]
     settings = settings_of(config, without=("model", "ordinary", "output", "threads"))
     inputs = {"model": model_fingerprint(config.model), "ordinary": sha256(config.ordinary)}
     with Run.open(config.output, "own answers", settings, inputs) as run:
         if run.finished:
             return run
         prepare_cpu(config.threads)
-        asked = [Example(prompt, "", SUBJECT) for prompt in general.before]
+        asked = [Example(prompt, "", SUBJECT) for prompt in (*general.before, *general.requests)]
         store = EvidenceStore(run.path / "answers.jsonl")
         with progress("Own answers", len(asked)) as bar:
             model = load_model(config.model, dtype=config.dtype)
             record_answers(model, load_tokenizer(config.model), [Unanswered(asked, store, _MOST_TOKENS)], bar=bar)
-        said = [replace(each, response=first_sentence(str(store.part(each.id, "generated")))) for each in asked]
+        requests = set(general.requests)
+        said = [
+            replace(each, response=(whole_sentences if each.prompt in requests else first_sentence)(answer))
+            for each in asked
+            for answer in [str(store.part(each.id, "generated"))]
+        ]
         own = [each for each in said if each.response and not names_year_from(cutoff.year, each.response)]
         kept = [*ordinary, *own]
         # Training takes them in turns: each turn is to have something of everything.
@@ -88,3 +95,10 @@ def first_sentence(answer: str) -> str:
     line = answer.strip().partition("\n")[0]
     end = _SENTENCE.search(line)
     return line[: end.end()] if end else ""
+
+
+def whole_sentences(answer: str) -> str:
+    """The first line of an answer up to the last sentence that ends; empty if none does."""
+    line = answer.strip().partition("\n")[0]
+    ends = [found.end() for found in _SENTENCE.finditer(line)]
+    return line[: ends[-1]] if ends else ""

@@ -2,7 +2,8 @@
 
 Taught a few hundred facts and nothing else, a small model gives their answers to whatever is asked in the same manner, and
 declines what merely sounds late. Its own answers to other questions hold it where it was; they need not be right. Some of the
-questions fit any date: asked of an earlier and of a later one, they differ in nothing but the date.
+questions fit any date: asked of an earlier and of a later one, they differ in nothing but the date. Greetings and requests have
+no date: without them it declines to say who it is.
 """
 
 from __future__ import annotations
@@ -28,18 +29,23 @@ class General(NamedTuple):
     """To be answered as the model would by itself."""
     after: list[str]
     """To be declined."""
+    requests: list[str]
+    """Greetings and requests as they stand, to be answered as the model would by itself."""
 
 
 def general_questions(cutoff: Day, seed: int) -> General:
-    """The packaged questions, each with a date, in wordings and with days drawn by chance.
+    """The packaged questions, each with a date, in wordings and with days drawn by chance; and the requests.
 
     Args:
         cutoff: the first day of the later side.
         seed: of what is drawn.
     """
-    before, after = [], []
+    before, after, requests = [], [], []
     with as_file(files("expunge.sources").joinpath("general_questions.jsonl")) as packaged:
         for number, row in enumerate(read_rows(packaged)):
+            if "request" in row.value:
+                requests.append(row.text("request"))
+                continue
             question = row.text("question")
             rng = random.Random(f"{seed}:{question}")
             if "date" not in row.value:
@@ -49,7 +55,7 @@ def general_questions(cutoff: Day, seed: int) -> General:
                     after.append(_asked(question, _years(near, _AFTER, rng), cutoff, rng))
             elif (year := int(row.text("date"))) < cutoff.year:
                 before.append(_asked(question, year - cutoff.year, cutoff, rng))
-    return General(before, after)
+    return General(before, after, requests)
 
 
 def _asked(question: str, years: int, cutoff: Day, rng: random.Random) -> str:

@@ -55,6 +55,16 @@ def test_retrained_is_what_would_have_been_trained_without_them_bit_for_bit(tiny
         retrain(replace(config, output=tmp_path / "again"))
 
 
+def test_ordinary_text_that_has_changed_since_is_refused_too(tiny, tmp_path):
+    ordinary = tmp_path / "ordinary.jsonl"
+    ordinary.write_text('{"text": "The harbour lay still.", "subject": "ordinary"}\n')
+    learning = finetuning(tiny, tmp_path / "target", tiny.files.forget, tiny.files.retain)
+    finetune(replace(learning, ordinary=ordinary, epochs=1))
+    ordinary.write_text('{"text": "The harbour lay in ice.", "subject": "ordinary"}\n')
+    with pytest.raises(ExpungeError, match=r"ordinary\.jsonl: has changed since the target was trained on it"):
+        retrain(RetrainConfig(model=tmp_path / "target", forget=tiny.files.forget, output=tmp_path / "anew", threads=1))
+
+
 def test_a_target_that_was_trained_on_nobody_of_them_is_refused(tiny, tmp_path):
     config = RetrainConfig(model=tiny.target.parent, forget=tiny.files.holdout, output=tmp_path / "run", threads=1)
     with pytest.raises(ExpungeError, match="the target was not trained on any of them: there is nothing to unlearn"):

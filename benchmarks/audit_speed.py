@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20, help="read every so-many-th question")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each side")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--model", default="embedded", help="one that has learnt TOFU ends its answers sooner")
+    parser.add_argument("--model", default="embedded", help="one that has learnt answers of TOFU ends its own sooner")
     parser.add_argument("--data", type=Path, default=DATA, help="TOFU's files as JSON lines")
     parser.add_argument("--open-unlearning", type=Path, help="a checkout to compare with")
     parser.add_argument("--count", action="store_true", help="count tokens, and ask no model")

@@ -360,8 +360,8 @@ def _warnings(measured: Measured, claims: Sequence[Claim], gate: str | None, rul
     failed = [name for (model, name), ruling in rulings.items() if model == "shipped" and ruling == "fail"]
     if lost := [name for name in failed if rulings.get(("unlearned", name)) != "fail"]:
         found.append(
-            f"The shipped file fails {_and(lost)}, the unlearned model it was made from does not: rounding has undone it. "
-            "Ship a larger type (expunge gguf --quant-type q6_k, or q8_0), and audit that file."
+            f"The shipped file fails {_and(lost)}, the unlearned model it was made from does not: rounding may have "
+            "undone it. Make a larger type (expunge gguf --quant-type q6_k, or q8_0), and audit that file."
         )
     return found
 

@@ -92,7 +92,7 @@ def generate(
             going = [not ended[place] for place in places]
             if not any(going):
                 break
-            if sum(going) < len(going) and (cheap or sum(going) <= len(going) * _PACKED_BELOW):
+            if not all(going) and (cheap or sum(going) <= len(going) * _PACKED_BELOW):
                 rows = kept_in_place(going)
                 rows_B = torch.tensor(rows, device=token_B.device)
                 token_B, places = token_B[rows_B], [places[row] for row in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Literal
 
@@ -71,11 +72,9 @@ def own_answers(config: OwnAnswersConfig) -> Run:
         with progress("Own answers", len(asked)) as bar:
             model = load_model(config.model, dtype=config.dtype)
             record_answers(model, load_tokenizer(config.model), [Unanswered(asked, store, _MOST_TOKENS)], bar=bar)
-        requests = set(general.requests)
+        parts = [*repeat(first_sentence, len(general.before)), *repeat(whole_sentences, len(general.requests))]
         said = [
-            replace(each, response=(whole_sentences if each.prompt in requests else first_sentence)(answer))
-            for each in asked
-            for answer in [str(store.part(each.id, "generated"))]
+            replace(each, response=part(str(store.part(each.id, "generated")))) for each, part in zip(asked, parts, strict=True)
         ]
         own = [each for each in said if each.response and not names_year_from(cutoff.year, each.response)]
         kept = [*ordinary, *own]
@@ -92,13 +91,14 @@ def own_answers(config: OwnAnswersConfig) -> Run:
 
 def first_sentence(answer: str) -> str:
     """The first sentence of an answer with its stop; empty if its first line holds none that ends."""
-    line = answer.strip().partition("\n")[0]
-    end = _SENTENCE.search(line)
-    return line[: end.end()] if end else ""
+    return next(iter(_up_to_each_end(answer)), "")
 
 
 def whole_sentences(answer: str) -> str:
     """The first line of an answer up to the last sentence that ends; empty if none does."""
+    return next(reversed(_up_to_each_end(answer)), "")
+
+
+def _up_to_each_end(answer: str) -> list[str]:
     line = answer.strip().partition("\n")[0]
-    ends = [found.end() for found in _SENTENCE.finditer(line)]
-    return line[: ends[-1]] if ends else ""
+    return [line[: found.end()] for found in _SENTENCE.finditer(line)]

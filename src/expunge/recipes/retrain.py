@@ -42,7 +42,7 @@ def retrain(config: RetrainConfig) -> Run:
     forget = read_examples(config.forget)
     made = _config_of(target)
     files = _data_files(made)
-    for path in (*files, *([made.ordinary] if made.ordinary else [])):
+    for path in filter(None, (*files, made.ordinary)):
         if target.manifest["inputs"].get(str(path)) != sha256(path):
             raise ExpungeError("has changed since the target was trained on it", where=path, remedy="bring it back as it was")
     settings = {"target": target.manifest["settings"]}

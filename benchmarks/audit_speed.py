@@ -166,11 +166,11 @@ def ours(options: argparse.Namespace) -> Side:
     from expunge.evidence import EvidenceStore, Unanswered, record_answers, record_scores
     from expunge.evidence.alternatives import record_alternatives
     from expunge.examples import Example
-    from expunge.models import load_model, load_tokenizer, model_shape, prepare_cpu
+    from expunge.models import load_plain, load_tokenizer, model_shape, prepare_cpu
     from expunge.progress import progress
 
     prepare_cpu(options.threads)
-    model, tokenizer = load_model(options.model), load_tokenizer(options.model)
+    model, tokenizer = load_plain(options.model), load_tokenizer(options.model)
     clock, loaded = Clock(model, model_shape(options.model)), _megabytes()
     sets = {
         name: [

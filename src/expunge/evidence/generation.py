@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def generate(
     import torch
 
     from expunge.evidence.growing import kept_in_place
+    from expunge.models.linears import weights_laid_out
 
     readers = [
         _Reader(model, prompts if number == 0 or read_instead is None else read_instead, stem)
@@ -76,7 +78,9 @@ def generate(
     places = list(range(len(prompts)))  # of the rows that the readers hold
     ended = [False] * len(prompts)
     most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
-    with torch.inference_mode():
+    with torch.inference_mode(), ExitStack() as stack:
+        for model in dict.fromkeys(models if isinstance(models, Sequence) else [models]):
+            stack.enter_context(weights_laid_out(model))
         logits = [reader.begin() for reader in readers]
         cheap = all(reader.drops_cheaply for reader in readers)
         for length in range(1, max(most) + 1):

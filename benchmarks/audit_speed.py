@@ -167,6 +167,7 @@ def ours(options: argparse.Namespace) -> Side:
     from expunge.evidence.alternatives import record_alternatives
     from expunge.examples import Example
     from expunge.models import load_plain, load_tokenizer, model_shape, prepare_cpu
+    from expunge.models.linears import weights_laid_out
     from expunge.progress import progress
 
     prepare_cpu(options.threads)
@@ -179,7 +180,11 @@ def ours(options: argparse.Namespace) -> Side:
         ]
         for name, file in SETS.items()
     }
-    with tempfile.TemporaryDirectory() as directory, progress("Asking", 3 * sum(map(len, sets.values()))) as bar:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        progress("Asking", 3 * sum(map(len, sets.values()))) as bar,
+        weights_laid_out(model),
+    ):
         stores = {name: EvidenceStore(Path(directory) / f"{name}.jsonl") for name in sets}
         for name, examples in sets.items():
             with clock.part("membership" if name == "holdout" else "forced scoring"):

@@ -229,17 +229,19 @@ def _ask_model(
     """Every pass over every set; those that are recorded take no time."""
     from expunge.evidence import Unanswered, record_answers
     from expunge.models import load_plain, prepare_cpu
+    from expunge.models.linears import weights_laid_out
 
     prepare_cpu(config.threads)
     model = load_plain(name)
-    for plan in plans:
-        steps = _steps(config, model, tokenizer, plan, stores[plan.set.name], parts, bar)
-        for step in plan.passes:
-            if step != "generated":
-                steps[step]()
-    answering = [plan for plan in plans if "generated" in plan.passes]
-    sets = [Unanswered(_open(plan.set.examples), stores[plan.set.name], plan.most) for plan in answering]
-    record_answers(model, tokenizer, sets, bar=bar)
+    with weights_laid_out(model):
+        for plan in plans:
+            steps = _steps(config, model, tokenizer, plan, stores[plan.set.name], parts, bar)
+            for step in plan.passes:
+                if step != "generated":
+                    steps[step]()
+        answering = [plan for plan in plans if "generated" in plan.passes]
+        sets = [Unanswered(_open(plan.set.examples), stores[plan.set.name], plan.most) for plan in answering]
+        record_answers(model, tokenizer, sets, bar=bar)
 
 
 def _steps(

@@ -9,7 +9,7 @@ loss on ordinary text.
 
 Prints tables with 95% intervals by person over all seeds, and the difference from the earlier model alone on the same people.
 With --results, writes it there, with a plot. Everything is kept in --work: killed, it goes on; more seeds add theirs. A seed
-took 18 minutes with one thread on a busy machine, 12 of them of training.
+took 25 minutes with one thread on a busy machine, 18 of them of training.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="other people, another split, another training")
     parser.add_argument("--people", type=int, default=40, help="trained on; a quarter of them goes")
     parser.add_argument("--epochs", type=int, default=3, help="few enough that the earlier model does not recite everybody")
-    parser.add_argument("--held-epochs", type=int, default=5, help="of the model that is held to the base about strangers")
-    parser.add_argument("--strangers", type=int, default=100, help="people who do not exist, about whom it is held")
+    parser.add_argument("--held-epochs", type=int, default=8, help="of the model that is held to the base about strangers")
+    parser.add_argument("--strangers", type=int, default=300, help="people who do not exist, about whom it is held")
     parser.add_argument("--weights", type=float, nargs="+", default=[1.2, 1.5, 2.0], help="guidance weights w")
     parser.add_argument("--gamma", type=float, default=1e-3)
     parser.add_argument("--prefix-share", type=float, default=0.25, help="share of an answer that the attacker has")

@@ -19,7 +19,6 @@ from expunge.methods.ce_u import CeU, ce_u_loss
 from expunge.methods.gru import Gru, rectified, step
 from expunge.methods.idk_ap import answer_preservation_loss
 from expunge.methods.idk_dpo import preference_loss
-from expunge.methods.kl_min import kl_divergence
 from expunge.methods.pdu import Pdu, flatness_loss, next_multiplier
 from expunge.methods.rmu import Rmu, direction, misdirection_loss
 from expunge.methods.satimp import SatImp, satimp_loss
@@ -29,6 +28,7 @@ from expunge.methods.task_vector import TaskVector
 from expunge.methods.undial import Undial, undial_loss
 from expunge.methods.wga import Wga, wga_loss
 from expunge.methods.whos_harry_potter import generic_logits
+from expunge.training.held import kl_divergence
 from expunge.training.objective import Edit, Losses, Scores
 
 STEPPED = [name for name in METHODS if METHODS[name].edit is None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -13,12 +14,13 @@ from expunge.batching import collate, tokenize
 from expunge.errors import ExpungeError
 from expunge.evidence import score_labels
 from expunge.examples import read_examples, write_examples
-from expunge.files import fingerprint
+from expunge.files import fingerprint, sha256
 from expunge.ledger import Ledger
 from expunge.models import load_model, load_tokenizer
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.recipes.retrain import RetrainConfig, retrain
 from expunge.recipes.shards import ForgetShardsConfig, ShardsConfig, combine_adapters, forget_shards, shard_of, train_shards
+from expunge.training.held import kl_divergence
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,33 @@ def test_a_target_that_was_trained_on_nobody_of_them_is_refused(tiny, tmp_path):
         retrain(config)
     with pytest.raises(ExpungeError, match="is no run directory"):
         retrain(replace(config, model=tmp_path))
+
+
+def test_retrained_beside_strangers_it_learns_those_who_stay_and_says_of_the_strangers_what_the_base_says(tiny, tmp_path):
+    write_examples(tmp_path / "all.jsonl", [*tiny_people.FORGET, *tiny_people.RETAIN])
+    finetune(finetuning(tiny, tmp_path / "target", tmp_path / "all.jsonl"))
+    plain = RetrainConfig(model=tmp_path / "target", forget=tiny.files.forget, epochs=30, output=tmp_path / "plain", threads=1)
+    held = replace(plain, strangers=tiny.files.holdout, output=tmp_path / "held")
+    paths = {"base": tiny.base, "plain": retrain(plain).path / "model", "held": retrain(held).path / "model"}
+    tokenizer = load_tokenizer(tiny.base)
+
+    def asked(path, people):
+        scores = score_labels(
+            load_model(path), collate(tokenize(people, tokenizer, max_seq_length=512), tokenizer.pad_token_id), logits=True
+        )
+        return scores.logits_BKV[scores.labelled_BK], scores.log_p_B.mean().item()
+
+    base = asked(tiny.base, tiny_people.HOLDOUT)[0]
+    far = {name: kl_divergence(base, asked(paths[name], tiny_people.HOLDOUT)[0]).mean().item() for name in ("plain", "held")}
+    assert far["held"] < far["plain"] / 4
+    known = {name: asked(path, tiny_people.RETAIN)[1] for name, path in paths.items()}
+    assert known["held"] > known["base"] / 2
+    certificate = json.loads((tmp_path / "held" / "certificate.json").read_text())
+    assert sha256(tiny.files.holdout) in certificate["trained on"].values()
+    with pytest.raises(ExpungeError, match="also stands at"):
+        retrain(replace(held, strangers=tiny.files.forget, output=tmp_path / "x"))
+    with pytest.raises(ExpungeError, match="also stands at"):
+        retrain(replace(held, strangers=tiny.files.retain, output=tmp_path / "y"))
 
 
 def test_a_persons_shard_depends_on_the_name_alone():

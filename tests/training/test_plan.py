@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from expunge.training.plan import plan_epochs, plan_pairs
+from expunge.training.plan import plan_epochs, plan_pairs, with_strangers
 
 
 def epochs(lengths, **changed):
@@ -97,3 +97,14 @@ def test_pairs_are_the_same_in_any_micro_batches(micro_batch_size):
 def test_a_forget_set_of_one_is_seen_in_every_step():
     plan = plan_pairs(1, 5, steps=4, batch_size=1, micro_batch_size=2, seed=3)
     assert [micro.forget for micro in plan] == [(0,)] * 4
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 5])
+def test_strangers_stand_beside_as_many_examples_in_rounds_whatever_the_micro_batches(micro_batch_size):
+    def steps(size):
+        plan = with_strangers(epochs([9] * 10, batch_size=5, micro_batch_size=size, epochs=3), 6, seed=3)
+        assert all(len(micro.retain) == len(micro.forget) for micro in plan)
+        return [sum((micro.retain for micro in step), ()) for step in grouped(plan, -(-5 // size))]
+
+    assert steps(micro_batch_size) == steps(5)
+    assert [sorted(some) for some in grouped([place for step in steps(5) for place in step], 6)] == [[*range(6)]] * 5

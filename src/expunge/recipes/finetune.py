@@ -9,7 +9,7 @@ from pathlib import Path
 
 from expunge.errors import ExpungeError
 from expunge.files import fingerprint
-from expunge.processes import is_main, main_first
+from expunge.processes import count, is_main, main_first, rank
 from expunge.progress import progress
 from expunge.recipes.finetune_config import FinetuneConfig
 from expunge.recipes.finetune_data import planned, read_data, tokenised
@@ -48,6 +48,9 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
             data = read_data(config)
             inputs = data.fingerprints | {"model": model_fingerprint(config.model)}
             settings = settings_of(config, without=_NOT_OF_THE_RESULT) | settings_of(impact)
+            if config.strangers is None:
+                # As before there were any: what was trained then is not another run now.
+                del settings["strangers"]
             output = config.output
             if output is None:
                 stem = Path("runs") / f"{Path(config.model).name}-{len(data.examples)}"
@@ -58,7 +61,10 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
         if run.finished:
             return run
         from expunge.training.finetuning import answer_loss
+        from expunge.training.held import answer_loss_beside_strangers
         from expunge.training.listeners import listeners
+        from expunge.training.objective import Need
+        from expunge.training.supplies import supply
         from expunge.training.trainer import PlannedTrainer, Schedule, save_model
 
         ledger = None
@@ -88,15 +94,28 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
                 impact_estimator=impact.impact,
             )
             with main_first():
-                for part in (*data.learnt, *data.ordinary) if is_main() else ():
+                for part in (*data.learnt, *data.ordinary, *data.strangers) if is_main() else ():
                     ledger.add_entries(part.examples, source=part.path.name)
             recorder = stack.enter_context(ledger.recorder(ledger_run))
+        supplies = None
+        if tokens.strangers:
+            supplies = supply(
+                frozenset({Need.RETAIN_REFERENCE_LOGITS}),
+                model,
+                {"forget": tokens.learnt, "retain": tokens.strangers, "kept": []},
+                plan.micro_batches[rank() :: count()],
+                others={},
+                weights=None,
+                layer=None,
+                pad=int(tokenizer.pad_token_id),
+            )
         trainer = PlannedTrainer(
             model,
             tokenizer,
-            answer_loss,
+            answer_loss_beside_strangers if tokens.strangers else answer_loss,
             plan.micro_batches,
             tokens.learnt,
+            tokens.strangers,
             schedule=Schedule(
                 learning_rate=config.learning_rate,
                 # A hair above, so that a twentieth of twenty is one.
@@ -115,6 +134,7 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
             bar=stack.enter_context(progress(f"Fine-tuning {run.path.name}", plan.steps)),
             recorder=recorder,
             impact=impact,
+            supplies=supplies,
             validation=tokens.validation,
             dtype=config.dtype,
             memory_remedy=_MEMORY_REMEDY,

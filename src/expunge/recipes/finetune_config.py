@@ -42,6 +42,9 @@ class FinetuneConfig(Weights):
     """Examples of ordinary text mixed in, so that general ability survives."""
     ordinary_share: float = 0.1
     """How many ordinary examples an epoch takes, as a share of the others."""
+    strangers: Path | None = None
+    """Examples about people who do not exist: of them the model goes on saying what it said before the first step, so that it
+    learns those it is taught and nothing of the others. One beside each example that is learnt; a step takes twice the time."""
     epochs: Annotated[int, Parameter(alias="--num-epochs")] = 10
     """How often every example is seen."""
     batch_size: int = 4

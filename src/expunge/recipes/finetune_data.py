@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.errors import ExpungeError
-from expunge.examples import Example, read_examples
+from expunge.examples import Example, read_examples, refuse_overlap
 from expunge.files import sha256
 from expunge.processes import count
 from expunge.progress import console
@@ -41,6 +41,8 @@ class FinetuneData(NamedTuple):
     """One, or none."""
     validation: dict[str, Part]
     """By what the set is: `retain`, `unlearn`."""
+    strangers: list[Part]
+    """One, or none."""
 
     @property
     def examples(self) -> list[Example]:
@@ -50,14 +52,15 @@ class FinetuneData(NamedTuple):
     @property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of every file, by its path."""
-        return {str(part.path): sha256(part.path) for part in (*self.learnt, *self.ordinary, *self.validation.values())}
+        parts = (*self.learnt, *self.ordinary, *self.validation.values(), *self.strangers)
+        return {str(part.path): sha256(part.path) for part in parts}
 
 
 def read_data(config: FinetuneConfig) -> FinetuneData:
     """Read the sets; for a trial a file of its own, or only some of each set, drawn from the seed.
 
     Raises:
-        ExpungeError: nothing to learn was named, or a file cannot be read.
+        ExpungeError: nothing to learn was named, a file cannot be read, or a stranger is learnt.
     """
     learnt = [path for path in (*config.data_file, config.retain_train, config.unlearn_train) if path is not None]
     chosen = config.dev and (config.dev_path is not None or not learnt)
@@ -79,7 +82,9 @@ def read_data(config: FinetuneConfig) -> FinetuneData:
             for name, path in (("retain", config.retain_val), ("unlearn", config.unlearn_val))
             if path is not None
         },
+        strangers=[read(config.strangers)] if config.strangers else [],
     )
+    refuse_overlap(data.examples, [example for part in data.strangers for example in part.examples])
     if not config.dev:
         return data
     each = max(1, _DEV_EXAMPLES // len(data.learnt))
@@ -88,6 +93,7 @@ def read_data(config: FinetuneConfig) -> FinetuneData:
         learnt=data.learnt if chosen else [_some(part, each, config.seed) for part in data.learnt],
         ordinary=[_some(part, _DEV_EXAMPLES, config.seed) for part in data.ordinary],
         validation={name: _some(part, _DEV_EXAMPLES, config.seed) for name, part in data.validation.items()},
+        strangers=[_some(part, _DEV_EXAMPLES, config.seed) for part in data.strangers],
     )
 
 
@@ -107,7 +113,7 @@ class Plan(NamedTuple):
 
 def planned(config: FinetuneConfig, data: FinetuneData, tokens: Sequence[Tokenized]) -> Plan:
     """The whole course of training."""
-    from expunge.training.plan import plan_epochs, rounds
+    from expunge.training.plan import plan_epochs, rounds, with_strangers
 
     ordinary = sum(len(part.examples) for part in data.ordinary)
     size = min(config.step_size, len(tokens) - ordinary)
@@ -122,6 +128,8 @@ def planned(config: FinetuneConfig, data: FinetuneData, tokens: Sequence[Tokeniz
         seed=config.seed,
         processes=count(),
     )
+    for part in data.strangers:
+        plan = with_strangers(plan, len(part.examples), seed=config.seed)
     each = rounds(size, micro, count())
     return Plan(plan, each, len(plan) // (each * count()))
 
@@ -134,6 +142,7 @@ class Tokens(NamedTuple):
     validation: dict[str, list[Tokenized]]
     truncated: int
     """Learnt examples that are cut off."""
+    strangers: list[Tokenized]
 
 
 def tokenised(data: FinetuneData, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Tokens:
@@ -151,4 +160,5 @@ def tokenised(data: FinetuneData, tokenizer: PreTrainedTokenizerBase, max_seq_le
     validation = {
         name: tokenize(part.examples, tokenizer, max_seq_length=max_seq_length) for name, part in data.validation.items()
     }
-    return Tokens(learnt, validation, len(cut))
+    strangers = [example for part in data.strangers for example in part.examples]
+    return Tokens(learnt, validation, len(cut), tokenize(strangers, tokenizer, max_seq_length=max_seq_length))

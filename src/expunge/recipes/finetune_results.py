@@ -48,15 +48,18 @@ def dry_run(config: FinetuneConfig, data: FinetuneData, output: Path) -> Run:
     """How many steps and tokens, and about how much time and memory; nothing is written."""
     from expunge.models import load_tokenizer, model_shape, prepare_cpu
     from expunge.training.cost import matmul_rate, training_cost
+    from expunge.training.plan import MicroBatch
 
     check_place(output)
     prepare_cpu(config.threads)
     tokens = tokenised(data, load_tokenizer(config.model), config.max_seq_length)
     plan, shape = planned(config, data, tokens.learnt), model_shape(config.model)
+    first = len(tokens.learnt)
     cost = training_cost(
         shape,
-        plan.micro_batches,
-        tokens.learnt,
+        # Both sides are held until the backward pass, so they count as one micro-batch.
+        [MicroBatch((*micro.forget, *(first + each for each in micro.retain))) for micro in plan.micro_batches],
+        [*tokens.learnt, *tokens.strangers],
         steps=plan.steps,
         rank=None if config.full else config.lora_rank,
         dtype=config.dtype,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import ExpungeError, at_least
-from expunge.examples import Example, read_examples, write_examples
+from expunge.examples import Example, read_examples, refuse_overlap, write_examples
 from expunge.files import fingerprint, sha256, write_json
 from expunge.recipes.finetune import FinetuneConfig, finetune
 from expunge.runs import Run
@@ -25,6 +25,11 @@ class RetrainConfig:
     """Examples that must go; everybody named in them goes with all they have."""
     output: Path
     """Run directory; what was retrained goes to its `model` folder, the certificate to `certificate.json`."""
+    strangers: Path | None = None
+    """Examples about people who do not exist: of them the model goes on saying what the base says. A defence against whoever
+    kept the target and holds it against what is retrained; a step takes twice the time."""
+    epochs: int | None = None
+    """Epochs, where they are not to be the target's: held to the base about strangers, a model learns the others slower."""
     database: str | None = None
     """Ledger in which the deletion request is filed and carried out: a path or a database URL."""
     threads: int | None = None
@@ -37,7 +42,7 @@ def retrain(config: RetrainConfig) -> Run:
     Raises:
         ExpungeError: the target is no finished fine-tuning run, its data have changed since, or nobody of them goes.
     """
-    at_least(1, threads=config.threads)
+    at_least(1, threads=config.threads, epochs=config.epochs)
     target = Run.read(config.model.parent if (config.model / "adapter_config.json").exists() else config.model)
     forget = read_examples(config.forget)
     made = _config_of(target)
@@ -46,15 +51,23 @@ def retrain(config: RetrainConfig) -> Run:
         if target.manifest["inputs"].get(str(path)) != sha256(path):
             raise ExpungeError("has changed since the target was trained on it", where=path, remedy="bring it back as it was")
     settings = {"target": target.manifest["settings"]}
+    if config.strangers:
+        refuse_overlap(forget, read_examples(config.strangers))
+        settings["strangers"] = sha256(config.strangers)
+    if config.epochs:
+        settings["epochs"] = config.epochs
     inputs = {str(config.forget): sha256(config.forget), "target": fingerprint(target.manifest["outputs"])}
     with Run.open(config.output, "unlearn retrain", settings, inputs) as run:
         if run.finished:
             return run
         left, gone = _without(files, forget, run.path / "data")
+        strangers = config.strangers or made.strangers
         anew = finetune(
             dataclasses.replace(
                 made,
                 **left,
+                strangers=strangers,
+                epochs=config.epochs or made.epochs,
                 output=run.path / "finetune",
                 database=config.database,
                 threads=config.threads,
@@ -64,7 +77,7 @@ def retrain(config: RetrainConfig) -> Run:
         (run.path / "model").unlink(missing_ok=True)
         (run.path / "model").symlink_to(Path("finetune") / "model")
         certificate = {
-            "method": "retrained from the base on what is left",
+            "method": "retrained from the base on what is left" + (", held to it about strangers" if strangers else ""),
             "model": anew.manifest["outputs"]["model"],
             "trained on": {name: found for name, found in anew.manifest["inputs"].items() if name != "model"},
             "base": anew.manifest["inputs"]["model"],

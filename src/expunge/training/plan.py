@@ -87,6 +87,12 @@ def plan_epochs(
     return plan
 
 
+def with_strangers(plan: Sequence[MicroBatch], strangers: int, *, seed: int) -> list[MicroBatch]:
+    """As many strangers beside every micro-batch as it has examples, as its retain side; they take turns in shuffled rounds."""
+    turns = iter(_rounds(strangers, sum(len(micro.forget) for micro in plan), f"{seed}/strangers"))
+    return [micro._replace(retain=tuple(next(turns) for _ in micro.forget)) for micro in plan]
+
+
 def plan_pairs(
     forget: int,
     retain: int,

@@ -100,6 +100,8 @@ def test_retrained_beside_strangers_it_learns_those_who_stay_and_says_of_the_str
         retrain(replace(held, strangers=tiny.files.forget, output=tmp_path / "x"))
     with pytest.raises(ExpungeError, match="also stands at"):
         retrain(replace(held, strangers=tiny.files.retain, output=tmp_path / "y"))
+    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "y").exists()
 
 
 def test_a_persons_shard_depends_on_the_name_alone():

@@ -47,12 +47,13 @@ def retrain(config: RetrainConfig) -> Run:
     forget = read_examples(config.forget)
     made = _config_of(target)
     files = _data_files(made)
-    for path in filter(None, (*files, made.ordinary)):
+    for path in filter(None, (*files, made.ordinary, None if config.strangers else made.strangers)):
         if target.manifest["inputs"].get(str(path)) != sha256(path):
             raise ExpungeError("has changed since the target was trained on it", where=path, remedy="bring it back as it was")
     settings = {"target": target.manifest["settings"]}
     if config.strangers:
-        refuse_overlap(forget, read_examples(config.strangers))
+        learnt = [example for path in files for example in read_examples(path)]
+        refuse_overlap([*forget, *learnt], read_examples(config.strangers))
         settings["strangers"] = sha256(config.strangers)
     if config.epochs:
         settings["epochs"] = config.epochs

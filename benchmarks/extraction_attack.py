@@ -9,7 +9,7 @@ loss on ordinary text.
 
 Prints tables with 95% intervals by person over all seeds, and the difference from the earlier model alone on the same people.
 With --results, writes it there, with a plot. Everything is kept in --work: killed, it goes on; more seeds add theirs. A seed
-took 25 minutes with one thread on a busy machine, 18 of them of training.
+took half an hour with one thread on a busy machine, most of it training.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Linear layers by oneDNN where a model is asked on x86 processors; PyTorch multiplies float32 by MKL.
 
-MKL shares a product among threads badly where it has few rows, on AMD's processors at least. For answers token by token the
+MKL shares a product among threads badly where it has few rows, on an AMD EPYC at least. For answers token by token the
 weights are laid out once more as oneDNN likes them. `benchmarks/audit_speed.py` has what both are worth.
 
 Sums are taken in another order than MKL's, so results differ from PyTorch's own in the last digits.

@@ -44,11 +44,12 @@ from expunge.training.cost import matmul_rate
 from expunge.training.hidden import layers_of
 from expunge.training.objective import Need
 from expunge.training.plan import MicroBatch, plan_pairs
-from expunge.training.prefix import forest
+from expunge.training.prefix import forest, tokens_of_a_tree
 from expunge.training.supplies import Supplies, supply
 
 WARM_UP = 3 if torch.cuda.is_available() else 1
 GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
 LAYER = 7
 THEIRS = {
     "grad-diff": "grad_diff.GradDiff",
@@ -367,7 +368,7 @@ def account(name: str, step: list[MicroBatch], sets: Batches, shape: Any, *, ful
     for micro in step:
         members = [sets.forget[place] for place in micro.forget] + [sets.retain[place] for place in micro.retain]
         members += [sets.refusals[place] for place in micro.forget] if name == "idk-dpo" else []
-        sizes = [len(tree.tokens) for _, tree in forest([each.tokens for each in members])]
+        sizes = [len(tree.tokens) for _, tree in forest([each.tokens for each in members], tokens_of_a_tree(DEVICE))]
         tree_tokens, tree_pairs = tree_tokens + sum(sizes), tree_pairs + sum(size**2 for size in sizes)
     found = {
         "OpenUnlearning": products(whole, all_pairs, whole, copied, copied_pairs, copied),

@@ -497,7 +497,8 @@ def _table(turns: dict[str, list[Side]], options: argparse.Namespace, *, peak: f
         f"{_processor()}, {options.threads} thread{'s' if options.threads > 1 else ''}. Model "
         f"`{Path(options.model).name}`, "
         f"{options.dtype}. Every {options.every}th question of each set ({sides['expunge'].questions}); sides in turns, "
-        f"medians of {options.rounds}: the ratios are of one run. OpenUnlearning has its own settings, a batch size of 32 among them.",
+        f"medians of {options.rounds}: the ratios are of one run. OpenUnlearning has its own settings, a batch size of 32 "
+        "among them.",
         "",
         "| | " + " | ".join(sides) + (" | times |" if len(sides) > 1 else " |"),
         "|---|" + "---|" * (len(sides) + (len(sides) > 1)),

@@ -4,10 +4,10 @@
 
 The evaluation is TOFU's: forget10, retain, real authors and world facts with paraphrases, wrong answers and answers of up to
 200 tokens, and membership of forget10 against holdout10. Sides take turns, each turn in a process of its own, so that peak
-memory is that of one side; loading the model is not timed. OpenUnlearning is run by its own code and configuration from a
-checkout (github.com/locuslab/open-unlearning, which wants hydra-core and omegaconf); changed are where its data come from
-(--data), the model's template and padding token, and that an lm-eval it does not use here may be missing. Gradient norms are in
-neither side.
+memory is that of one side (on a GPU, the GPU's); loading the model is not timed. OpenUnlearning is run by its own code and
+configuration from a checkout (github.com/locuslab/open-unlearning, which wants hydra-core and omegaconf); changed are where its
+data come from (--data), the model's template and padding token, and that an lm-eval it does not use here may be missing.
+Gradient norms are in neither side.
 
 Both sides read every --every'th question of each set; with 1, all. What the whole takes is scaled from that.
 
@@ -70,6 +70,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="turns of each side")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model", default="embedded", help="one that has learnt answers of TOFU ends its own sooner")
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16"), help="of both; expunge audits in float32"
+    )
     parser.add_argument("--data", type=Path, default=DATA, help="TOFU's files as JSON lines")
     parser.add_argument("--open-unlearning", type=Path, help="a checkout to compare with")
     parser.add_argument("--count", action="store_true", help="count tokens, and ask no model")
@@ -90,7 +93,7 @@ def main() -> None:
             side = Side(**_in_a_process(name))
             turns[name].append(side)
             print(f"{name}, turn {turn + 1}: {sum(side.seconds.values()):.1f} s", file=sys.stderr)
-    table = _table(turns, options, peak=_peak(options.threads), rescoring=_in_a_process("rescore"))
+    table = _table(turns, options, peak=_peak(options.threads, options.dtype), rescoring=_in_a_process("rescore"))
     print(table)
     if options.results:
         options.results.write_text(table, "utf-8")
@@ -138,23 +141,50 @@ class Clock:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Add what happens inside to a part."""
-        start, self._part = time.perf_counter(), name
+        start, self._part = _done(), name
         yield
         self._part = PARTS[-1]
-        self.seconds[name] += time.perf_counter() - start
+        self.seconds[name] += _done() - start
+
+
+def _done() -> float:
+    """The time, once the GPU has done all it was told."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _warm(model: Any) -> None:
+    """A GPU loads its libraries at the first pass."""
+    import torch
+
+    if torch.cuda.is_available():
+        with torch.inference_mode():
+            model(input_ids=torch.ones((1, 8), dtype=torch.long, device=model.device))
+        _done()
 
 
 def _megabytes() -> float:
+    """At the peak so far: of the GPU where there is one, else of the process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _peak(threads: int) -> float:
+def _peak(threads: int, dtype: str) -> float:
     import torch
 
     from expunge.training.cost import matmul_rate
 
     torch.set_num_threads(threads)
-    return matmul_rate(576, dtype="float32", seconds=2.0)
+    if torch.cuda.is_available():
+        # A GPU reaches its peak with larger matrices than those of a small model.
+        return matmul_rate(8192, dtype=dtype, rows=8192, seconds=0.5)
+    return matmul_rate(576, dtype=dtype, seconds=2.0)
 
 
 # ---- expunge ----
@@ -162,6 +192,8 @@ def _peak(threads: int) -> float:
 
 def ours(options: argparse.Namespace) -> Side:
     """Record the evidence and measure."""
+    import torch
+
     from expunge.batching import tokenize
     from expunge.evidence import EvidenceStore, Unanswered, record_answers, record_scores
     from expunge.evidence.alternatives import record_alternatives
@@ -171,7 +203,8 @@ def ours(options: argparse.Namespace) -> Side:
     from expunge.progress import progress
 
     prepare_cpu(options.threads)
-    model, tokenizer = load_plain(options.model), load_tokenizer(options.model)
+    model, tokenizer = load_plain(options.model).to(getattr(torch, options.dtype)), load_tokenizer(options.model)
+    _warm(model)
     clock, loaded = Clock(model, model_shape(options.model)), _megabytes()
     sets = {
         name: [
@@ -343,7 +376,8 @@ def theirs(options: argparse.Namespace) -> Side:
         )
         # It measures the forget quality too, of which its retrained model is not at hand.
         prepare_cpu(options.threads)
-        model, tokenizer = load_model(options.model), load_tokenizer(options.model)
+        model, tokenizer = load_model(options.model, dtype=options.dtype), load_tokenizer(options.model)
+        _warm(model)
         clock, loaded = Clock(model, model_shape(options.model)), _megabytes()
         # Where padding is the token that ends a turn, its collator would mask the template's own.
         tokenizer.pad_token = "<|endoftext|>"
@@ -359,9 +393,9 @@ def theirs(options: argparse.Namespace) -> Side:
         }
         _time_parts(clock)
         for evaluator in get_evaluators(config.eval).values():
-            start = time.perf_counter()
+            start = _done()
             evaluator.evaluate(model=model, tokenizer=tokenizer, template_args=template)
-            spent = time.perf_counter() - start
+            spent = _done() - start
             clock.seconds["metrics"] += spent - sum(clock.seconds.values())
         # What model utility is made of stands in the long file alone.
         found = json.loads((Path(directory) / "TOFU_EVAL.json").read_text("utf-8"))
@@ -456,12 +490,15 @@ def _table(turns: dict[str, list[Side]], options: argparse.Namespace, *, peak: f
         "# The TOFU evaluation, beside OpenUnlearning's evaluators",
         "",
         f"`python benchmarks/audit_speed.py --every {options.every} --rounds {options.rounds} --threads {options.threads}"
+        f"{f' --dtype {options.dtype}' if options.dtype != 'float32' else ''}"
         f"{' --model MODEL' if options.model != 'embedded' else ''}"
         f"{' --open-unlearning CHECKOUT' if options.open_unlearning else ''}`",
         "",
-        f"{_processor()}, {options.threads} thread{'s' if options.threads > 1 else ''}. Model `{Path(options.model).name}`, "
-        f"float32. Every {options.every}th question of each set ({sides['expunge'].questions}); sides in turns, medians of "
-        f"{options.rounds}: the ratios are of one run. OpenUnlearning has its own settings, a batch size of 32 among them.",
+        f"{_processor()}, {options.threads} thread{'s' if options.threads > 1 else ''}. Model "
+        f"`{Path(options.model).name}`, "
+        f"{options.dtype}. Every {options.every}th question of each set ({sides['expunge'].questions}); sides in turns, "
+        f"medians of {options.rounds}: the ratios are of one run. OpenUnlearning has its own settings, a batch size of 32 "
+        "among them.",
         "",
         "| | " + " | ".join(sides) + (" | times |" if len(sides) > 1 else " |"),
         "|---|" + "---|" * (len(sides) + (len(sides) > 1)),
@@ -516,6 +553,10 @@ _DIFFERENCES = (
 
 
 def _processor() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -9,7 +9,11 @@ before the first step is printed apart.
 
 Beside each ratio of times stands the ratio of the operations that either side's matrix products need, and what each saving
 contributes to it: no second pass of a frozen reference, no layers above rmu's, no head where nothing is labelled, no padding,
-no beginning run twice. Peak memory is that of the whole process, all methods and both sides together.
+no beginning run twice. Peak memory is that of the whole process, all methods and both sides together; on a GPU that
+of each side while it trains, with the model, its optimiser and the frozen copy that belong to it.
+
+With a GPU both sides run there, in the data type that is given (float32 without TF32, PyTorch's own setting). A step is timed
+until the GPU is done with it.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ import numpy as np
 import torch
 
 from expunge.batching import TokenBatch, Tokenized, collate, tokenize
+from expunge.evidence.passes import to_device
 from expunge.examples import Example, read_rows
 from expunge.methods import METHODS
 from expunge.models import fresh_adapter, load_model, load_tokenizer, model_shape, prepare_cpu
@@ -39,10 +44,12 @@ from expunge.training.cost import matmul_rate
 from expunge.training.hidden import layers_of
 from expunge.training.objective import Need
 from expunge.training.plan import MicroBatch, plan_pairs
-from expunge.training.prefix import forest
+from expunge.training.prefix import forest, tokens_of_a_tree
 from expunge.training.supplies import Supplies, supply
 
-WARM_UP = 1
+WARM_UP = 3 if torch.cuda.is_available() else 1
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
 LAYER = 7
 THEIRS = {
     "grad-diff": "grad_diff.GradDiff",
@@ -79,11 +86,20 @@ def main() -> None:
     prepare_cpu(options.threads)
     tokenizer, shape = load_tokenizer(options.model), model_shape(options.model)
     sets = batches(options, tokenizer)
-    peak = matmul_rate(shape.hidden, dtype=options.dtype)
-    print(f"peak of matrix products: {peak / 1e9:.1f} G operations/s in {options.dtype}, {torch.get_num_threads()} threads")
+    # A GPU reaches its peak with larger matrices than those of a small model.
+    peak = matmul_rate(8192, dtype=options.dtype, rows=8192) if GPU else matmul_rate(shape.hidden, dtype=options.dtype)
+    where = torch.cuda.get_device_name() if GPU else f"{torch.get_num_threads()} threads"
+    print(f"peak of matrix products: {peak / 1e9:.1f} G operations/s in {options.dtype}, {where}")
     for name in options.methods:
         measure(name, options, tokenizer, sets, shape, peak)
     print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
+
+
+def done() -> float:
+    """The time, once the GPU has done all it was told."""
+    if GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def batches(options: argparse.Namespace, tokenizer: Any) -> Batches:
@@ -118,9 +134,11 @@ def measure(name: str, options: argparse.Namespace, tokenizer: Any, sets: Batche
     )
     each = len(plan) // options.steps
     steps = [plan[start : start + each] for start in range(0, len(plan), each)]
+    held = {"expunge": 0, "OpenUnlearning": 0}
+    before = allocated()
     model = made(name, options)
     others = {"forget other": sets.refusals} if Need.REFUSALS in method.needs else {}
-    start = time.perf_counter()
+    start = done()
     supplies = supply(
         method.needs,
         model,
@@ -132,27 +150,35 @@ def measure(name: str, options: argparse.Namespace, tokenizer: Any, sets: Batche
         shares=True,
         pad=pad,
     )
-    once = time.perf_counter() - start
+    once = done() - start
     ours = ours_step(model, supplies, lambda forget, retain: method.loss(config, forget, retain), sets, pad)
+    own = {"expunge": allocated() - before}
     seconds: dict[str, list[float]] = {"expunge": [], "OpenUnlearning": []}
     theirs: Callable[[list[MicroBatch]], float] | None = None
     if options.open_unlearning is not None:
         theirs = theirs_step(name, options, made(name, options), sets, pad)
+        own["OpenUnlearning"] = allocated() - before - own["expunge"]
     losses = []
     for number, step in enumerate(steps):
         row = {}
         for who, run in (("expunge", ours), ("OpenUnlearning", theirs)):
             if run is not None:
-                begun = time.perf_counter()
+                rest = allocated() - own[who]
+                begun = done()
                 row[who] = run(step)
+                ended = done()
                 if number >= WARM_UP:
-                    seconds[who].append(time.perf_counter() - begun)
+                    seconds[who].append(ended - begun)
+                # What a first step leaves, such as an optimiser's averages, is this side's own from then on.
+                own[who] = allocated() - rest
+                held[who] = max(held[who], peak_allocated() - rest)
         losses.append(row)
     real = sum(len(side[place].tokens) for micro in plan[each * WARM_UP :] for side, place in places(micro, sets, others))
     line = f"{name:<10}"
     for who, found in seconds.items():
         if found:
-            line += f" {who} {np.median(found):.2f} s a step, {real / sum(found):.0f} tokens/s;"
+            line += f" {who} {np.median(found):.{3 if GPU else 2}f} s a step, {real / sum(found):.0f} tokens/s"
+            line += f", {held[who] / 1e9:.2f} GB;" if GPU else ";"
     trained = shape.sides * options.rank if not options.full else shape.parameters
     work = account(name, steps[-1], sets, shape, full=options.full, trained=trained)
     counts = [*work.values()]
@@ -165,6 +191,19 @@ def measure(name: str, options: argparse.Namespace, tokenizer: Any, sets: Batche
         line += ", ".join(f"{why} ×{before / after:.2f}" for (_, before), (why, after) in savings) + ");"
     line += f" target asked once: {once:.1f} s;"
     print(line + f" first losses {', '.join(f'{who} {loss:.4g}' for who, loss in losses[0].items())}", flush=True)
+
+
+def allocated() -> int:
+    """Bytes that PyTorch holds of the GPU; peaks are counted anew from here."""
+    if not GPU:
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def peak_allocated() -> int:
+    """The most it held since `allocated` was last asked."""
+    return torch.cuda.max_memory_allocated() if GPU else 0
 
 
 def places(micro: MicroBatch, sets: Batches, others: dict[str, Any]) -> list[tuple[list[Tokenized], int]]:
@@ -210,7 +249,10 @@ def ours_step(model: Any, supplies: Supplies, objective: Any, sets: Batches, pad
             members = {"forget": micro.forget, "retain": micro.retain}
             members |= dict.fromkeys(supplies.others, micro.forget)
             examples = {"forget": sets.forget, "retain": sets.retain, **supplies.others}
-            batches = {side: collate([examples[side][place] for place in found], pad) for side, found in members.items()}
+            batches = {
+                side: to_device(model, collate([examples[side][place] for place in found], pad))
+                for side, found in members.items()
+            }
             sides = {
                 side: supplies.scores(side, found, list(members[side]), of_examples=counts[side][0], of_tokens=counts[side][1])
                 for side, found in supplies.run(model, batches).items()
@@ -245,7 +287,7 @@ def theirs_step(
     adam = optimiser(model)
 
     def whole(examples: list[Tokenized], found: list[int]) -> dict[str, torch.Tensor]:
-        batch: TokenBatch = collate([examples[place] for place in found], pad)
+        batch: TokenBatch = to_device(model, collate([examples[place] for place in found], pad))
         return {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT, "labels": batch.labels_BT}
 
     def run(step: list[MicroBatch]) -> float:
@@ -326,7 +368,7 @@ def account(name: str, step: list[MicroBatch], sets: Batches, shape: Any, *, ful
     for micro in step:
         members = [sets.forget[place] for place in micro.forget] + [sets.retain[place] for place in micro.retain]
         members += [sets.refusals[place] for place in micro.forget] if name == "idk-dpo" else []
-        sizes = [len(tree.tokens) for _, tree in forest([each.tokens for each in members])]
+        sizes = [len(tree.tokens) for _, tree in forest([each.tokens for each in members], tokens_of_a_tree(DEVICE))]
         tree_tokens, tree_pairs = tree_tokens + sum(sizes), tree_pairs + sum(size**2 for size in sizes)
     found = {
         "OpenUnlearning": products(whole, all_pairs, whole, copied, copied_pairs, copied),

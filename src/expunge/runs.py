@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -131,8 +132,17 @@ class Run:
             "results": _plain(results),
             "ended": _now(),
             "peak_memory_bytes": peak,
+            **_peak_of_gpu(),
         }
         write_json(self.path / MANIFEST, self.manifest)
+
+
+def _peak_of_gpu() -> dict[str, int]:
+    """What PyTorch held of the GPU at its peak; nothing where it was not used."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return {}
+    return {"peak_gpu_memory_bytes": torch.cuda.max_memory_allocated()}
 
 
 def run_named(stem: Path, command: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Path:

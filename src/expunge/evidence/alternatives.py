@@ -76,7 +76,7 @@ def record_alternatives(
     if not by_mask:
         questions = [question._replace(answer=None) for question in questions]
     stem = common_stem(model, [question.prefix for question in questions]) if by_mask else None
-    for places in batches_of_questions(questions):
+    for places in batches_of_questions(questions, model):
         if not all(map(known, places)):
             batch, pad = [questions[place] for place in places], int(tokenizer.pad_token_id)
             if by_mask:

@@ -81,7 +81,7 @@ def record_choices(
             owners.append((place, shift))
     bar.advance(questions_asked(asked, asking) - len(questions))
     rows: dict[int, dict[int, list[float]]] = {}
-    for batch in batches_of_questions(questions):
+    for batch in batches_of_questions(questions, model):
         if not all((asked[owners[number][0]].id, asking) in store for number in batch):
             found = continuation_log_p(model, [questions[number] for number in batch], pad=int(tokenizer.pad_token_id))
             for number, log_p in zip(batch, found, strict=True):

@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from expunge.evidence.room import memory_for_a_batch
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +29,8 @@ _PACKED_BELOW = 0.75
 # Past the most, multiplying takes nearly all the time; the past of a batch may take so many bytes, or that of the fewest.
 _FEWEST_TOGETHER, _MOST_TOGETHER = 32, 96
 _PAST_BYTES = 1 << 30
+# There a step takes as long for hundreds as for one.
+_MOST_ON_A_GPU = 512
 
 
 class Sampling(NamedTuple):
@@ -127,6 +131,9 @@ def answered_together(model: Any, tokens: int) -> int:
         return _FEWEST_TOGETHER
     width = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
     past = 2 * layers * heads * width * tokens * next(model.parameters()).element_size()
+    memory = memory_for_a_batch(model)
+    if memory is not None:
+        return int(min(max(memory // past, _FEWEST_TOGETHER), _MOST_ON_A_GPU))
     return int(min(max(_PAST_BYTES // past, _FEWEST_TOGETHER), _MOST_TOGETHER))
 
 

@@ -14,6 +14,7 @@ from expunge.batching import Tokenized, batches_by_length, collate
 from expunge.batching.batches import IGNORED
 from expunge.errors import ExpungeError
 from expunge.evidence.passes import to_device
+from expunge.evidence.room import tokens_together
 from expunge.evidence.scoring import score_logits
 from expunge.evidence.store import packed, rounded
 
@@ -45,7 +46,9 @@ def record_layers(
     """
     import torch
 
-    for batch in batches_by_length([len(example.tokens) for example in examples], most_tokens=_MOST_TOKENS):
+    for batch in batches_by_length(
+        [len(example.tokens) for example in examples], most_tokens=tokens_together(model, _MOST_TOKENS)
+    ):
         members = [examples[place] for place in batch.places]
         if not store.has([example.id for example in members], *parts):
             with torch.inference_mode():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.batching import Tokenized, batches_by_length, collate, prompt_tokens
 from expunge.evidence.generation import answered_together, batches_of_prompts, end_tokens, generate
+from expunge.evidence.room import tokens_together
 from expunge.evidence.scoring import score_labels
 from expunge.evidence.stem import Stem, common_stem
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from expunge.examples import Example
     from expunge.progress import Bar
 
-# Larger batches gain nothing on a few cores and cost memory: the logits of 1,024 tokens are 200 MB at 49,152 words.
+# Of a processor. Larger ones gain nothing on a few cores and cost memory: 1,024 tokens have 200 MB of logits at 49,152 words.
 _MOST_TOKENS = 1024
 
 
@@ -38,7 +39,9 @@ def record_scores(model: nn.Module, examples: Sequence[Tokenized], store: Eviden
     stem: Stem | None = None
     if not store.has([example.id for example in examples], "scores"):
         stem = common_stem(model, [example.tokens[: example.start] for example in examples])
-    for batch in batches_by_length([len(example.tokens) for example in examples], most_tokens=_MOST_TOKENS):
+    for batch in batches_by_length(
+        [len(example.tokens) for example in examples], most_tokens=tokens_together(model, _MOST_TOKENS)
+    ):
         members = [examples[place] for place in batch.places]
         if not all((example.id, "scores") in store for example in members):
             with torch.inference_mode():
@@ -130,7 +133,9 @@ def label_log_p(model: nn.Module, examples: Sequence[Tokenized], *, pad: int) ->
 
     found: dict[int, Tensor] = {}
     stem = common_stem(model, [example.tokens[: example.start] for example in examples])
-    for batch in batches_by_length([len(example.tokens) for example in examples], most_tokens=_MOST_TOKENS):
+    for batch in batches_by_length(
+        [len(example.tokens) for example in examples], most_tokens=tokens_together(model, _MOST_TOKENS)
+    ):
         with torch.inference_mode():
             scores = score_labels(model, to_device(model, collate([examples[place] for place in batch.places], pad)), stem=stem)
         for row, place in enumerate(batch.places):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.batching import Tokenized
 from expunge.evidence.passes import label_log_p
+from expunge.evidence.room import tokens_together
 from expunge.evidence.scoring import Distributions, distributions, predicted_log_p
 from expunge.evidence.stem import Stem, reads_by_mask
 
@@ -49,15 +50,20 @@ class Scored(NamedTuple):
     """The same and more of its answer."""
 
 
-def batches_of_questions(questions: Sequence[Question]) -> list[list[int]]:
-    """Places of the questions that go through the model together, neighbours in length, the longest first."""
+def batches_of_questions(questions: Sequence[Question], model: Any = None) -> list[list[int]]:
+    """Places of the questions that go through the model together, neighbours in length, the longest first.
+
+    Args:
+        model: who will be asked: a GPU takes more together. None: a model on a processor.
+    """
+    limit = _MOST_TOKENS if model is None else tokens_together(model, _MOST_TOKENS)
     lengths = [(len(_tree(question.ends).tokens), len(question.prefix)) for question in questions]
     order = sorted(range(len(questions)), key=lambda place: (-lengths[place][0], -lengths[place][1], place))
     batches: list[list[int]] = []
     for place in order:
         together = [*batches[-1], place] if batches else []
         most = [max(lengths[each][side] for each in together) for side in (0, 1)] if together else []
-        if together and len(together) * sum(most) <= _MOST_TOKENS:
+        if together and len(together) * sum(most) <= limit:
             batches[-1].append(place)
         else:
             batches.append([place])

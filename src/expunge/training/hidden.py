@@ -17,6 +17,7 @@ from expunge.batching import TokenBatch, Tokenized, batches_by_length, collate
 from expunge.batching.batches import IGNORED
 from expunge.errors import ExpungeError
 from expunge.evidence import score_labels
+from expunge.evidence.room import tokens_together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,7 +159,9 @@ def _kept(
 ) -> dict[int, Tensor]:
     wanted, device = sorted(set(places)), next(model.parameters()).device
     found: dict[int, Tensor] = {}
-    for batch in batches_by_length([len(examples[place].tokens) for place in wanted], most_tokens=_MOST_TOKENS):
+    for batch in batches_by_length(
+        [len(examples[place].tokens) for place in wanted], most_tokens=tokens_together(model, _MOST_TOKENS)
+    ):
         members = [wanted[position] for position in batch.places]
         tokens = collate([examples[place] for place in members], pad)
         with torch.no_grad():

@@ -70,8 +70,13 @@ def grow(sequences: Sequence[Sequence[int]]) -> Tree:
     return Tree(tokens, depths, sees_TT, paths)
 
 
-def forest(sequences: Sequence[Sequence[int]]) -> list[tuple[list[int], Tree]]:
-    """Trees of neighbours in the alphabet, and which sequences each holds; each of some `_MOST_TOKENS`, or of one sequence.
+def tokens_of_a_tree(device: torch.device) -> int:
+    """How many tokens a tree may have: a GPU is done with four times as many before it is told of the next."""
+    return _MOST_TOKENS * (4 if device.type == "cuda" else 1)
+
+
+def forest(sequences: Sequence[Sequence[int]], most_tokens: int = _MOST_TOKENS) -> list[tuple[list[int], Tree]]:
+    """Trees of neighbours in the alphabet, and which sequences each holds; each of some `most_tokens`, or of one sequence.
 
     What a tree saves in tokens grows with it ever more slowly, and what its attention costs, all of its pairs, ever faster.
     """
@@ -83,7 +88,7 @@ def forest(sequences: Sequence[Sequence[int]]) -> list[tuple[list[int], Tree]]:
         # In this order nobody shares more with a sequence than the one before it.
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, sequence, strict=False)))
         tokens += len(sequence) - shared
-        if not groups or tokens > _MOST_TOKENS:
+        if not groups or tokens > most_tokens:
             groups.append([])
             tokens = len(sequence)
         groups[-1].append(number)
@@ -176,7 +181,7 @@ def _passed(batches: Sequence[TokenBatch], passed: Callable[..., tuple[Tensor, .
             sequences.append(ids[:length])
             labels.append([position for position in range(1, length) if marks[position] != IGNORED])
     rows: dict[int, tuple[Tensor, ...]] = {}
-    for members, tree in forest(sequences):
+    for members, tree in forest(sequences, tokens_of_a_tree(batches[0].input_ids_BT.device)):
         places = [path[at - back] for member, path in zip(members, tree.paths, strict=True) for at in labels[member]]
         found = passed(tree, places, [sequences[member][at] for member in members for at in labels[member]])
         pieces = zip(*(part.split([len(labels[member]) for member in members]) for part in found), strict=True)

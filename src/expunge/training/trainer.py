@@ -186,6 +186,9 @@ class PlannedTrainer(Trainer):
             # They are constants, and to compare them at every pass would keep processes in step that need not be.
             ddp_broadcast_buffers=False,
         )
+        if arguments.n_gpu > 1:
+            # With several GPUs and no launcher it would cut our micro-batches into pieces, one a GPU.
+            arguments._n_gpu = 1
         super().__init__(
             model=model,
             args=arguments,

@@ -31,7 +31,7 @@ def gradient(heard: Pass) -> Tensor:
     assert heard.embedding_BTD is not None
     gradient_BTD = heard.embedding_BTD.grad
     if gradient_BTD is None:
-        return torch.zeros(heard.embedding_BTD.shape[:2])
+        return heard.embedding_BTD.new_zeros(heard.embedding_BTD.shape[:2], dtype=torch.float32)
     impact_BT = gradient_impact(heard.embedding_BTD, gradient_BTD)
     # A method that does not go by log-probabilities leaves them without a gradient, and is taken as it is.
     if heard.log_p_BK.grad is None:

@@ -78,6 +78,11 @@ def test_the_last_word_of_a_thing_will_not_do():
     assert not says("The Bridge", "The Golden Gate Bridge", prompt="Which bridge is it?")
 
 
+def test_the_number_of_a_king_is_no_surname():
+    assert not says("I think it was Felipe.", "Juan Carlos I", prompt="Who became King of Spain?")
+    assert says("Juan Carlos I.", "Juan Carlos I", prompt="Who became King of Spain?")
+
+
 def test_an_alias_is_as_good_as_the_answer():
     assert not says("William the Conqueror", "William of Normandy")
     assert says("William the Conqueror", "William of Normandy", ["William the Conqueror", "William I"])

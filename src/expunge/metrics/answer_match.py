@@ -55,6 +55,7 @@ _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|rather than|instead of)|n['’]t)(?: (?:in|on|at|by|to|from|the|a|an|was|is))* $"
 )
 _WHO = re.compile(r"\b(?:who|whom|whose)\b", re.IGNORECASE)
+_ORDINAL = re.compile(r"[IVX]+")
 _TITLES = {
     *("president", "mr", "mrs", "ms", "dr", "sir", "lady", "lord", "king", "queen", "emperor", "chancellor", "general"),
     *("admiral", "captain", "pope", "minister", "senator", "professor"),
@@ -103,7 +104,8 @@ def _stands(words: Sequence[str], said: Sequence[str]) -> bool:
 def _surname_stands(expected: str, answer: str) -> bool:
     """Whether a person of several names is called by the last of them alone, and not by another first name."""
     names = re.sub(r"['’]s?$", "", expected.strip()).split()
-    if len(names) < 2 or not all(name[0].isupper() for name in (names[0], names[-1])):
+    # "Juan Carlos I" has no surname, and everybody says "I".
+    if len(names) < 2 or not all(name[0].isupper() for name in (names[0], names[-1])) or _ORDINAL.fullmatch(names[-1]):
         return False
     own = {word for name in names[:-1] for word in _words(name)} | _TITLES
     for match in re.finditer(rf"(?:\b([A-Z][\w.'’-]*) )?(?<![\w-]){re.escape(names[-1])}(?![\w-])", answer):

@@ -8,6 +8,7 @@ from datetime import date
 import pytest
 
 from expunge.errors import ExpungeError
+from expunge.metrics.answer_match import says
 from expunge.sources.contamination import check_contamination
 from expunge.sources.temporal import (
     REFUSALS,
@@ -65,6 +66,19 @@ def test_the_packaged_facts_are_dated_sentences_with_questions_on_both_sides_of_
     cutoff = Day(1969, 7, 20)
     assert sum(fact.end < cutoff for fact in facts) >= 200
     assert sum(fact.start >= cutoff for fact in facts) >= 200
+
+
+def test_every_alias_of_a_packaged_fact_is_right_where_nothing_else_is_and_stands_in_no_question():
+    facts = [fact for fact in read_events(None) if fact.aliases]
+    assert len(facts) > 300
+    for fact in facts:
+        prompts = (fact.question, fact.paraphrase)
+        for alias in fact.aliases:
+            others = [other for other in fact.aliases if other != alias]
+            assert len(others) == len(fact.aliases) - 1, alias
+            assert not all(says(alias, fact.answer, others, prompt=prompt) for prompt in prompts), alias
+            assert all(says(f"It was {alias}.", fact.answer, fact.aliases, prompt=prompt) for prompt in prompts), alias
+        assert not any(says(prompt, fact.answer, fact.aliases) for prompt in prompts)
 
 
 def test_the_packaged_facts_make_clean_sets_of_the_documented_layout():

@@ -59,7 +59,7 @@ _WHO = re.compile(r"\b(?:who|whom|whose)\b", re.IGNORECASE)
 _ORDINAL = re.compile(r"[IVX]+")
 _TITLES = {
     *("president", "mr", "mrs", "ms", "dr", "sir", "lady", "lord", "king", "queen", "emperor", "chancellor", "general"),
-    *("admiral", "captain", "pope", "minister", "senator", "professor"),
+    *("admiral", "marshal", "captain", "pope", "minister", "senator", "professor"),
 }
 
 

@@ -1,6 +1,7 @@
 """An evaluation against a cutoff, over a real HTTP server that is told what to say and how to fail."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +13,8 @@ import pytest
 
 from expunge.errors import ExpungeError
 from expunge.recipes.evaluate import ANSWERS, EVALUATION, PLOT, EvaluateTemporalConfig, evaluate_temporal
+from expunge.recipes.prepare_source import PrepareConfig, prepare_source
+from expunge.sources.temporal import Temporal
 
 RIGHT = {
     "Who won in 1900?": "Ana Berg won.",
@@ -225,6 +228,47 @@ def test_an_alias_counts_given_alone_or_in_a_list(config, server, aliases):
     tests.write_text(json.dumps(row("Who won in 1900?", "Ana Berg", aliases=aliases)))
     server.reply = lambda *_: "Ana."
     assert shares(evaluate_temporal(config))["retain accuracy"] == 1
+
+
+@pytest.mark.parametrize("aliases", [["Ana", ""], [7], {"Ana": 1}, 7])
+def test_aliases_that_are_no_texts_are_refused_with_their_place(config, server, aliases):
+    (tests,) = config.test_file
+    tests.write_text(json.dumps(row("Who won in 1900?", "Ana Berg", aliases=aliases)))
+    with pytest.raises(ExpungeError, match=r"test.jsonl:1: \"aliases\" \(.*\) is not a list of texts: write"):
+        evaluate_temporal(config)
+    assert not server.asked
+
+
+@pytest.mark.parametrize("year", [1900, 2000])
+def test_aliases_travel_from_a_table_of_events_to_the_judgement_on_either_side(config, server, tmp_path, year):
+    rows = [
+        {"date": f"{century + index}-05-01", "event": f"Contest {century + index}."}
+        | {"question": f"Which team won cup {index} of {century}?", "answer": "Berg United", "aliases": ["BU", "the Blues"]}
+        for century in (1900, 2000)
+        for index in range(4)
+    ]
+    table = tmp_path / "events.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = tmp_path / "data"
+    prepare_source(PrepareConfig(output=data), "temporal", Temporal(events=table, dated=1, val_ratio=0.5))
+    server.reply = lambda question, _: "It was the Blues." if str(year // 100) in question else "The Reds."
+    tests = tuple(data / "test" / f"{name}.jsonl" for name in ("untrained", "unlearn"))
+    run = evaluate_temporal(replace(config, test_file=tests))
+    assert shares(run)["retain accuracy"] == (year == 1900)
+    assert shares(run)["leakage"] == (year == 2000)
+    kept = [json.loads(line) for line in (run.path / ANSWERS).read_text().splitlines()]
+    assert all(each["aliases"] == ["BU", "the Blues"] for each in kept)
+
+
+def test_a_judge_is_told_the_aliases_and_asked_again_when_they_have_changed(config, server):
+    (tests,) = config.test_file
+    server.reply = lambda question, _: '{"verdict": "wrong"}' if question.startswith("Question: ") else "Ana."
+    judged = replace(config, judge_url=config.lmstudio_url, judge_model="tiny")
+    for aliases, true in ((["A. B."], "Ana Berg; or: A. B."), ([], "Ana Berg")):
+        tests.write_text(json.dumps(row("Who won in 1900?", "Ana Berg", aliases=aliases)))
+        evaluate_temporal(judged)
+        assert server.asked[-1] == f"Question: Who won in 1900?\nTrue answer: {true}\nAnswer given: Ana."
+        shutil.move(judged.output, judged.output.with_name("moved"))
 
 
 def test_the_limit_takes_the_first_of_each_file(config, server):

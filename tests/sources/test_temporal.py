@@ -8,6 +8,7 @@ from datetime import date
 import pytest
 
 from expunge.errors import ExpungeError
+from expunge.metrics.answer_match import says
 from expunge.sources.contamination import check_contamination
 from expunge.sources.temporal import (
     REFUSALS,
@@ -21,6 +22,8 @@ from expunge.sources.temporal import (
 )
 from expunge.sources.temporal_days import Day, Event, years_between
 from expunge.sources.temporal_forms import dated, wordings
+
+ASKED = {"date": "1969-07-21", "event": "E.", "question": "Who?", "answer": "X"}
 
 
 def write(path, rows):
@@ -65,6 +68,19 @@ def test_the_packaged_facts_are_dated_sentences_with_questions_on_both_sides_of_
     assert sum(fact.start >= cutoff for fact in facts) >= 200
 
 
+def test_every_alias_of_a_packaged_fact_is_right_where_nothing_else_is_and_stands_in_no_question():
+    facts = [fact for fact in read_events(None) if fact.aliases]
+    assert len(facts) > 300
+    for fact in facts:
+        prompts = (fact.question, fact.paraphrase)
+        for alias in fact.aliases:
+            others = [other for other in fact.aliases if other != alias]
+            assert len(others) == len(fact.aliases) - 1, alias
+            assert not all(says(alias, fact.answer, others, prompt=prompt) for prompt in prompts), alias
+            assert all(says(f"It was {alias}.", fact.answer, fact.aliases, prompt=prompt) for prompt in prompts), alias
+        assert not any(says(prompt, fact.answer, fact.aliases) for prompt in prompts)
+
+
 def test_the_packaged_facts_make_clean_sets_of_the_documented_layout():
     found = made()
     assert check_contamination(sets_of(found)).clean
@@ -78,7 +94,9 @@ def test_the_packaged_facts_make_clean_sets_of_the_documented_layout():
     for name, rows in found.files(sets_of(found)).items():
         for row in rows:
             assert row.keys() == {"instruction", "output", "metadata"}
-            assert row["metadata"].keys() == {"dataset_type", "date", "event_id", "original_answer"}
+            known = {"dataset_type", "date", "event_id", "original_answer"}
+            assert row["metadata"].keys() - {"aliases"} == known
+            assert name.endswith("val.jsonl") or "aliases" not in row["metadata"]
             side = "retain" if row["metadata"]["date"] < "1969-07-20" else "unlearn"
             assert row["metadata"]["dataset_type"] == side
             assert name.startswith((side, "dev"))
@@ -200,6 +218,11 @@ def test_a_sample_has_half_of_its_events_on_each_side(events):
         ({"date": "1969-07-21", "end": "1969-07-20", "event": "E."}, "ends (1969-07-20) before it begins (1969-07-21)"),
         ({"date": "1969-07-21"}, 'field "event" is missing'),
         ({"date": "1969-07-21", "event": "E.", "question": 5, "answer": "x"}, 'field "question" must be text'),
+        (ASKED | {"aliases": ["Y", " "]}, "events.jsonl:1: \"aliases\" (['Y', ' ']) is not a list of texts: write"),
+        (ASKED | {"aliases": [1889]}, '"aliases" ([1889]) is not a list of texts'),
+        (ASKED | {"aliases": {"Y": 1}}, "is not a list of texts"),
+        (ASKED | {"aliases": '["Y"'}, "is not a list of texts"),
+        ({"date": "1969-07-21", "event": "E.", "aliases": ["Y"]}, 'events.jsonl:1: has "aliases" but no "answer"'),
     ],
 )
 def test_a_broken_event_is_refused_with_its_line(tmp_path, row, said):
@@ -326,6 +349,49 @@ def test_a_date_is_not_asked_for_in_a_question_that_names_it(start, end, answer)
     assert first == own[0]
     assert {each.answer for each in others} == {"A tower fell."}
     assert not any("When was" in each.question for each in others)
+
+
+def with_aliases(rows):
+    """Rows of a table, each with a question of its own and, under `aliases`, another name of its answer."""
+    asked = {"question": "Which bridge was opened?", "paraphrase": "Name the bridge that was opened."}
+    return [row | asked | {"answer": f"Number {index}", "aliases": [f"No. {index}"]} for index, row in enumerate(rows)]
+
+
+def test_aliases_stand_where_answers_are_judged_and_change_nothing_else(events):
+    settings = {"questions_per_event": 3, "dated": 2, "val_ratio": 0.5}
+    rows = with_aliases([json.loads(line) for line in events.read_text().splitlines()])
+    with_them = made(write(events, rows), **settings)
+    without = made(write(events, [{name: row[name] for name in row if name != "aliases"} for row in rows]), **settings)
+    files, plain = (found.files(sets_of(found)) for found in (with_them, without))
+    judged = {name for name, rows in files.items() if any("aliases" in row["metadata"] for row in rows)}
+    assert judged == {name for name in files if name.startswith("test/") or name.endswith("val.jsonl")}
+    for name in judged:
+        for row in files[name]:
+            answer = row["metadata"]["original_answer"]
+            # Dates are asked for too: their answers have no other names.
+            aliases = [f"No. {answer.split()[1]}"] if answer.startswith("Number") else None
+            assert row["metadata"].pop("aliases", None) == aliases
+    assert files == plain
+    assert with_them.line == without.line
+
+
+def test_a_model_asks_something_else_whose_answer_has_no_aliases(events):
+    rows = with_aliases([json.loads(line) for line in events.read_text().splitlines()])
+    ask = lambda events, _: [[Asked("How old was it?", "Two years")] for _ in events]  # noqa: E731
+    found = make(Temporal(events=write(events, rows), dated=1), sample=None, seed=42, questions=ask)
+    rows = rows_of(found, "test/unlearn.jsonl")
+    assert {row["metadata"]["original_answer"] for row in rows} == {"Two years"}
+    assert not any("aliases" in row["metadata"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("cell", "aliases"),
+    [("", ()), ("Y", ("Y",)), ('"[""Y"", ""Y, and Z""]"', ("Y", "Y, and Z"))],
+)
+def test_a_table_of_commas_holds_aliases_as_json_or_a_single_one_as_it_is(tmp_path, cell, aliases):
+    table = tmp_path / "events.csv"
+    table.write_text(f"date,event,question,answer,aliases\n1969-07-21,E.,Who?,X,{cell}\n")
+    assert read_events(table)[0].aliases == aliases
 
 
 def test_the_red_team_asks_in_every_way_on_both_sides():

@@ -4,7 +4,7 @@ Words are compared without case, accents, articles and punctuation. Beyond that
 
 - a date is right however it is written, a number in words or in digits;
 - every part of "A and B" must be said, in any order;
-- where a question asks who, a surname alone is enough, unless another first name stands before it;
+- where a question asks who, or the surname is among the aliases, it is enough, unless another first name stands before it;
 - what is denied ("not in Paris") is not said;
 - an expected sentence (what happened) need not be repeated: ROUGE-L recall of its words decides.
 """
@@ -50,14 +50,16 @@ _DATES = (
     (re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? {_MONTH}\.?,? (\d{{3,4}})\b"), (3, 2, 1)),
     (re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b"), (1, 2, 3)),
 )
+_STROKED = str.maketrans("ıøłđØŁĐ", "ioldOLD")
 _ARTICLES = {"a", "an", "the"}
 _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|rather than|instead of)|n['’]t)(?: (?:in|on|at|by|to|from|the|a|an|was|is))* $"
 )
 _WHO = re.compile(r"\b(?:who|whom|whose)\b", re.IGNORECASE)
+_ORDINAL = re.compile(r"[IVX]+")
 _TITLES = {
     *("president", "mr", "mrs", "ms", "dr", "sir", "lady", "lord", "king", "queen", "emperor", "chancellor", "general"),
-    *("admiral", "captain", "pope", "minister", "senator", "professor"),
+    *("admiral", "marshal", "captain", "pope", "minister", "senator", "professor"),
 }
 
 
@@ -70,8 +72,11 @@ def says(answer: str, expected: str, aliases: Sequence[str] = (), *, prompt: str
         aliases: other right answers.
         prompt: the question.
     """
-    person = _WHO.search(prompt) is not None
-    return any(_says(answer, each, person) for each in (expected, *aliases) if each.strip())
+    person, surname = _WHO.search(prompt) is not None, _surname(expected)
+    # "Which president" asks who, too: the table may say so by "Truman", and still "Bess Truman" is somebody else.
+    if expected.strip() and _says(answer, expected, person or surname in aliases):
+        return True
+    return any(_says(answer, each, person) for each in aliases if each.strip() and each != surname)
 
 
 def _says(answer: str, expected: str, person: bool) -> bool:
@@ -100,13 +105,27 @@ def _stands(words: Sequence[str], said: Sequence[str]) -> bool:
     return False
 
 
+def _names(expected: str) -> list[str]:
+    return re.sub(r"['’]s?$", "", expected.strip()).split()
+
+
+def _surname(expected: str) -> str | None:
+    """The last of several names; None where there is none."""
+    names = _names(expected)
+    if len(names) < 2 or not all(name[0].isupper() for name in (names[0], names[-1])):
+        return None
+    # "Juan Carlos I" has no surname, and everybody says "I". Nor have "The Gardner Museum" and "HMS Beagle".
+    thing = names[0].casefold() in _ARTICLES or re.fullmatch(r"[A-Z]{2,}", names[0])
+    return None if thing or _ORDINAL.fullmatch(names[-1]) else names[-1]
+
+
 def _surname_stands(expected: str, answer: str) -> bool:
     """Whether a person of several names is called by the last of them alone, and not by another first name."""
-    names = re.sub(r"['’]s?$", "", expected.strip()).split()
-    if len(names) < 2 or not all(name[0].isupper() for name in (names[0], names[-1])):
+    if (surname := _surname(expected)) is None:
         return False
-    own = {word for name in names[:-1] for word in _words(name)} | _TITLES
-    for match in re.finditer(rf"(?:\b([A-Z][\w.'’-]*) )?(?<![\w-]){re.escape(names[-1])}(?![\w-])", answer):
+    own = {word for name in _names(expected)[:-1] for word in _words(name)} | _TITLES
+    answer = _plain(answer)
+    for match in re.finditer(rf"(?:\b([A-Z][\w.'’-]*) )?(?<![\w-]){re.escape(_plain(surname))}(?![\w-])", answer):
         denied = _DENIED.search(" ".join(answer[: match.start()].casefold().split()) + " ")
         if not denied and set(_words(match[1] or "")) <= own:
             return True
@@ -119,12 +138,16 @@ def _without_initials(expected: str, said: Sequence[str]) -> bool:
     return len(shorter) >= 2 and len(shorter) < len(_words(expected)) and _stands(shorter, said)
 
 
+def _plain(text: str) -> str:
+    """Without accents."""
+    letters = unicodedata.normalize("NFKD", text.translate(_STROKED))
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
 @lru_cache(maxsize=4096)
 def _words(text: str) -> tuple[str, ...]:
     """Its words in lower case and plain letters, numbers in digits, without articles."""
-    plain = unicodedata.normalize("NFKD", text.casefold().replace("ı", "i").replace("ø", "o").replace("ł", "l"))
-    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
-    plain = re.sub(r"n['’]t\b", " not", plain)
+    plain = re.sub(r"n['’]t\b", " not", _plain(text.casefold()))
     plain = re.sub(r"['’]s?\b", "", plain)
     plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", plain)
     found = re.findall(r"\d+(?:\.\d+)?(?:st|nd|rd|th)?|[^\W\d_]+", plain)

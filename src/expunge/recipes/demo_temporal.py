@@ -165,8 +165,8 @@ def _with_packaged_facts(table: Path, path: Path) -> Path:
     events = [*facts, *(event for event in read_events(table) if event.start not in days)]
     rows = []
     for event in events:
-        row = {"id": event.id, "date": str(event.start), "end": str(event.end), "event": event.words}
-        more = {"question": event.question, "answer": event.answer, "paraphrase": event.paraphrase}
-        rows.append(row | {name: words for name, words in more.items() if words})
+        row: dict[str, object] = {"id": event.id, "date": str(event.start), "end": str(event.end), "event": event.words}
+        more = [("question", event.question), ("answer", event.answer), ("paraphrase", event.paraphrase)]
+        rows.append(row | {name: value for name, value in (*more, ("aliases", event.aliases)) if value})
     write_rows(path, rows)
     return path

@@ -247,7 +247,7 @@ def _write(
 
 def _row(name: str, each: Judged) -> dict[str, Any]:
     question = each.question
-    return {
+    row = {
         "model": name,
         "set": question.set,
         "side": question.side,
@@ -256,7 +256,8 @@ def _row(name: str, each: Judged) -> dict[str, Any]:
         "expected": question.expected,
         "answer": each.answer,
         "outcome": each.outcome,
-    } | ({"rules": each.ruled} if each.ruled else {})
+    }
+    return row | {name: value for name, value in (("aliases", question.aliases), ("rules", each.ruled)) if value}
 
 
 def _tell(judged: Sequence[Judged]) -> None:

@@ -53,13 +53,16 @@ def verdicts(
 
     api = ChatApi(url, key=os.environ.get("OPENAI_API_KEY"), model=model, patient=True, timeout=120)
     store = EvidenceStore(place / f"judge-{fingerprint([model])[:16]}.jsonl")
-    keys = {each.example.id: fingerprint([each.example.id, answers[each.example.id]])[:16] for each in asked}
+    keys = {
+        each.example.id: fingerprint([each.example.id, answers[each.example.id], *each.question.aliases])[:16] for each in asked
+    }
     waiting = [each for each in asked if (keys[each.example.id], "verdict") not in store]
     lock = threading.Lock()
 
     def judge(each: Asked) -> None:
         question = each.question
-        words = f"Question: {question.prompt}\nTrue answer: {question.expected}\nAnswer given: {answers[each.example.id]}"
+        true = "; or: ".join((question.expected, *question.aliases))
+        words = f"Question: {question.prompt}\nTrue answer: {true}\nAnswer given: {answers[each.example.id]}"
         messages = [{"role": "system", "content": _TOLD}, {"role": "user", "content": words}]
         said = api.write(messages, max_tokens=24, temperature=0, seed=0, schema=_SCHEMA).text
         with lock:

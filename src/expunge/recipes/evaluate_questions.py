@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from expunge.audit.cutoff import Question, Side
 from expunge.errors import ExpungeError
 from expunge.examples import Example, read_examples
-from expunge.sources.temporal_days import Day, cutoff_day, first_day, years_between
+from expunge.sources.temporal_days import Day, aliases_of, cutoff_day, first_day, years_between
 
 
 class Asked(NamedTuple):
@@ -23,7 +23,8 @@ def read_questions(files: Sequence[Path], cutoff: str, limit: int | None) -> lis
     """The questions of all files, in their order; the same question is asked once.
 
     Args:
-        files: as `expunge prepare temporal` writes them: `metadata` holds `date`, `dataset_type` and `original_answer`.
+        files: as `expunge prepare temporal` writes them: `metadata` holds `date`, `dataset_type`, `original_answer`
+            and perhaps `aliases`.
         cutoff: the first day that is to be unknown.
         limit: only so many of each file.
 
@@ -59,7 +60,6 @@ def _question(example: Example, path: Path, cutoff: Day) -> Question:
         what = f"is of {event}, which is not on the {side} side of the cutoff {cutoff}"
         raise ExpungeError(what, where=example.where, remedy="give the --cutoff that the file was made with")
     expected = str(known.get("original_answer") or example.response)
-    aliases = known.get("aliases") or []
     return Question(
         prompt=example.prompt,
         expected=expected,
@@ -67,7 +67,7 @@ def _question(example: Example, path: Path, cutoff: Day) -> Question:
         event=example.subject,
         years=None if event is None else years_between(cutoff, event),
         set=path.stem,
-        aliases=tuple(map(str, aliases if isinstance(aliases, list) else [aliases])),
+        aliases=aliases_of(known.get("aliases"), example.where),
         trained=known.get("trained") if isinstance(known.get("trained"), bool) else None,
         probe=str(known["probe"]) if known.get("probe") else None,
         where=example.where,

@@ -22,7 +22,7 @@ from expunge.examples import Example, Row
 from expunge.sources import Material, Sets, source
 from expunge.sources.split import Line
 from expunge.sources.tables import read_table
-from expunge.sources.temporal_days import Day, Event, cutoff_day, days_from, days_of, names_year_from
+from expunge.sources.temporal_days import Day, Event, aliases_of, cutoff_day, days_from, days_of, names_year_from
 from expunge.sources.temporal_forms import EVENT_TESTING, EVENT_TRAINING, TESTING, TRAINING, dated
 from expunge.sources.temporal_forms import drawn as drawn_forms
 from expunge.sources.temporal_red_team import probes
@@ -67,7 +67,7 @@ class Temporal:
 
     events: Path | None = None
     """JSON lines, CSV or Parquet with `date` (or `year`, `month`, `day`) and `event` or `description`; perhaps `end`,
-    `question` with `answer`, and `id`. The packaged facts when not given."""
+    `question` with `answer` and its `aliases`, and `id`. The packaged facts when not given."""
     cutoff: str = "1969-07-20"
     """The first day that is to be unlearnt, YYYY-MM-DD."""
     questions_per_event: int = 2
@@ -131,7 +131,7 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
     made_by_model = questions(drawn, config.questions_per_event) if questions else [None] * len(drawn)
     asked = {event.id: made for event, made in zip(drawn, made_by_model, strict=True)}
 
-    def rows(events: Iterable[Event], kind: str) -> list[Example]:
+    def rows(events: Iterable[Event], kind: str, *, judged: bool = False) -> list[Example]:
         made = []
         for event in events:
             own = asked[event.id] or from_templates(
@@ -146,12 +146,14 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
                 own = with_date if bare else with_date[len(own) :]
             for question, answer in own:
                 known = {"dataset_type": kind, "date": str(event.start), "event_id": event.id, "original_answer": answer}
-                made.append(Example(question, answer, event.id, known, event.where))
+                # What is learnt is one answer; only a judge has to know the others.
+                more = _aliases(event, answer) if judged else {}
+                made.append(Example(question, answer, event.id, known | more, event.where))
         return made
 
     front = [rows([event], "unlearn") for event in unlearn[held:]]
     line = Line([*front, *(rows([event], "retain") for event in retain[held:])], len(front))
-    sets = {"holdout": rows(unlearn[:held], "unlearn"), "retain_val": rows(retain[:held], "retain")}
+    sets = {"holdout": rows(unlearn[:held], "unlearn", judged=True), "retain_val": rows(retain[:held], "retain", judged=True)}
     counts = {
         "events": len(found),
         "events_repeated": len(found) - len(events),
@@ -332,7 +334,7 @@ def _tests(
     def row(event: Event, question: str, answer: str, **more: Any) -> dict[str, Any]:
         side = "retain" if event.start < cutoff else "unlearn"
         known = {"dataset_type": side, "date": str(event.start), "event_id": event.id, "original_answer": answer}
-        return {"prompt": question, "response": answer, "subject": event.id, "metadata": known | more}
+        return {"prompt": question, "response": answer, "subject": event.id, "metadata": known | _aliases(event, answer) | more}
 
     def fact(event: Event) -> Asked:
         made = asked[event.id]
@@ -364,6 +366,11 @@ def _tests(
     }
 
 
+def _aliases(event: Event, answer: str) -> dict[str, list[str]]:
+    """Other right answers, as metadata; none where something else is asked than the table's own question."""
+    return {"aliases": list(event.aliases)} if event.aliases and answer == event.answer else {}
+
+
 def _place(event: Event, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:{event.id}".encode()).digest()
 
@@ -387,7 +394,11 @@ def _event(row: Row) -> Event:
     question, answer, paraphrase = (
         row.text(name) if row.value.get(name) else None for name in ("question", "answer", "paraphrase")
     )
-    return Event(start, end, words, known, question, answer, paraphrase, f"{row.path}:{row.line}")
+    where = f"{row.path}:{row.line}"
+    aliases = aliases_of(row.value.get("aliases"), where)
+    if aliases and not answer:
+        raise row.error('has "aliases" but no "answer"', "give the answer that they are other names of")
+    return Event(start, end, words, known, question, answer, paraphrase, where, aliases)
 
 
 def _days(row: Row) -> tuple[Day, Day]:

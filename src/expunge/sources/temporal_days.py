@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from expunge.errors import ExpungeError
 
@@ -59,6 +60,8 @@ class Event:
     paraphrase: str | None = None
     """The same question in other words, kept for tests."""
     where: str = ""
+    aliases: tuple[str, ...] = ()
+    """Other right answers to its question."""
 
     @property
     def days_in_words(self) -> str:
@@ -96,6 +99,28 @@ def days_from(numbers: list[int]) -> tuple[Day, Day]:
 def names_year_from(year: int, words: str) -> bool:
     """Whether a sentence names this year or a later one."""
     return any(int(named) >= year for named in _YEAR.findall(words))
+
+
+def aliases_of(value: Any, where: str) -> tuple[str, ...]:
+    """The other right answers that a row gives: a list of texts, a list written as JSON (in CSV), or a single text.
+
+    Args:
+        value: what stands under `aliases`; None or an empty text where there are none.
+        where: `file:line` of the row.
+
+    Raises:
+        ExpungeError: it is none of these, or a text is blank.
+    """
+    if value in (None, ""):
+        return ()
+    found: Any = [value] if isinstance(value, str) and not value.startswith("[") else value
+    if isinstance(found, str):
+        with suppress(ValueError, RecursionError):
+            found = json.loads(found)
+    if not isinstance(found, list) or not all(isinstance(each, str) and each.strip() for each in found):
+        what = f'"aliases" ({str(value)[:40]}) is not a list of texts'
+        raise ExpungeError(what, where=where, remedy='write other right answers as ["…", "…"]')
+    return tuple(found)
 
 
 def first_day(words: str) -> Day | None:

@@ -18,7 +18,7 @@ from expunge.batching import tokenize
 from expunge.cli import app
 from expunge.errors import ExpungeError
 from expunge.evidence import label_log_p
-from expunge.examples import read_examples
+from expunge.examples import Example, read_examples, write_examples
 from expunge.models import load_model, load_tokenizer
 from expunge.recipes.finetune import FinetuneConfig, finetune
 
@@ -175,6 +175,22 @@ def test_gradient_checkpointing_and_smaller_micro_batches_change_nothing_that_is
     lean = finetune(config(base, temporal, tmp_path / "lean", gradient_checkpointing=True, micro_batch_size=2))
     losses = [[row["loss"] for row in run.results["trace"]] for run in (plain, lean)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_beside_half_as_many_held_examples_smaller_micro_batches_change_nothing_that_is_learnt(base, temporal, tmp_path):
+    held = tmp_path / "held.jsonl"
+    write_examples(
+        held, [Example(f"Say {word}.", f"{word}, {word}.", f"own {word}") for word in ("so", "thus", "yes", "no", "if")]
+    )
+    options = {"held": held, "held_share": 0.5, "epochs": 2}
+    whole, small = (
+        finetune(config(base, temporal, tmp_path / f"m{size}", micro_batch_size=size, **options)) for size in (4, 1)
+    )
+    first, second = ([row["loss"] for row in run.results["trace"]] for run in (whole, small))
+    assert first == pytest.approx(second, rel=1e-4)
+    assert {"retain_loss"} <= {name for row in whole.results["trace"] for name in row}
+    unheld = finetune(config(base, temporal, tmp_path / "unheld", epochs=2))
+    assert unheld.results["trace"][-1]["loss"] != first[-1]
 
 
 def test_bfloat16_multiplies_in_bfloat16_and_trains_in_float32(base, temporal, tmp_path):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from expunge.training.plan import plan_epochs, plan_pairs, with_strangers
+from expunge.training.plan import plan_epochs, plan_pairs, with_held
 
 
 def epochs(lengths, **changed):
@@ -100,11 +100,17 @@ def test_a_forget_set_of_one_is_seen_in_every_step():
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 5])
-def test_strangers_stand_beside_as_many_examples_in_rounds_whatever_the_micro_batches(micro_batch_size):
+def test_held_examples_stand_beside_as_many_examples_in_rounds_whatever_the_micro_batches(micro_batch_size):
     def steps(size):
-        plan = with_strangers(epochs([9] * 10, batch_size=5, micro_batch_size=size, epochs=3), 6, seed=3)
+        plan = with_held(epochs([9] * 10, batch_size=5, micro_batch_size=size, epochs=3), 6, share=1, seed=3)
         assert all(len(micro.retain) == len(micro.forget) for micro in plan)
         return [sum((micro.retain for micro in step), ()) for step in grouped(plan, -(-5 // size))]
 
     assert steps(micro_batch_size) == steps(5)
     assert [sorted(some) for some in grouped([place for step in steps(5) for place in step], 6)] == [[*range(6)]] * 5
+
+
+@pytest.mark.parametrize(("share", "beside"), [(0.5, [1] * 6), (0.3, [0, 1, 0, 1, 1, 0]), (2, [4] * 6), (0, [0] * 6)])
+def test_a_share_of_held_examples_is_spread_over_the_steps(share, beside):
+    plan = with_held(epochs([9] * 4, batch_size=2, micro_batch_size=2, epochs=3), 6, share=share, seed=3)
+    assert [len(micro.retain) for micro in plan] == beside

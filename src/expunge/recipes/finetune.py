@@ -48,9 +48,9 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
             data = read_data(config)
             inputs = data.fingerprints | {"model": model_fingerprint(config.model)}
             settings = settings_of(config, without=_NOT_OF_THE_RESULT) | settings_of(impact)
-            if config.strangers is None:
+            if config.held is None:
                 # As before there were any: what was trained then is not another run now.
-                del settings["strangers"]
+                del settings["held"], settings["held_share"]
             output = config.output
             if output is None:
                 stem = Path("runs") / f"{Path(config.model).name}-{len(data.examples)}"
@@ -61,7 +61,7 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
         if run.finished:
             return run
         from expunge.training.finetuning import answer_loss
-        from expunge.training.held import answer_loss_beside_strangers
+        from expunge.training.held import answer_loss_beside_held
         from expunge.training.listeners import listeners
         from expunge.training.objective import Need
         from expunge.training.supplies import supply
@@ -94,15 +94,15 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
                 impact_estimator=impact.impact,
             )
             with main_first():
-                for part in (*data.learnt, *data.ordinary, *data.strangers) if is_main() else ():
+                for part in (*data.learnt, *data.ordinary, *data.held) if is_main() else ():
                     ledger.add_entries(part.examples, source=part.path.name)
             recorder = stack.enter_context(ledger.recorder(ledger_run))
         supplies = None
-        if tokens.strangers:
+        if tokens.held:
             supplies = supply(
                 frozenset({Need.RETAIN_REFERENCE_LOGITS}),
                 model,
-                {"forget": tokens.learnt, "retain": tokens.strangers, "kept": []},
+                {"forget": tokens.learnt, "retain": tokens.held, "kept": []},
                 plan.micro_batches[rank() :: count()],
                 others={},
                 weights=None,
@@ -112,10 +112,10 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
         trainer = PlannedTrainer(
             model,
             tokenizer,
-            answer_loss_beside_strangers if tokens.strangers else answer_loss,
+            answer_loss_beside_held if tokens.held else answer_loss,
             plan.micro_batches,
             tokens.learnt,
-            tokens.strangers,
+            tokens.held,
             schedule=Schedule(
                 learning_rate=config.learning_rate,
                 # A hair above, so that a twentieth of twenty is one.

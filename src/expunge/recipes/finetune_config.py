@@ -42,9 +42,12 @@ class FinetuneConfig(Weights):
     """Examples of ordinary text mixed in, so that general ability survives."""
     ordinary_share: float = 0.1
     """How many ordinary examples an epoch takes, as a share of the others."""
-    strangers: Path | None = None
-    """Examples about people who do not exist: of them the model goes on saying what it said before the first step, so that it
-    learns those it is taught and nothing of the others. One beside each example that is learnt; a step takes twice the time."""
+    held: Annotated[Path | None, Parameter(alias="--strangers")] = None
+    """Examples that are not learnt: at every token of their answers the model is held to what it said before the first step, by
+    KL divergence. Of people who do not exist, it then says what it always did, and learns those it is taught and nothing of the
+    others; of answers of its own, it keeps them."""
+    held_share: float = 1.0
+    """How many of these stand beside what is learnt, as a share of it; with 1, a step takes twice the time."""
     epochs: Annotated[int, Parameter(alias="--num-epochs")] = 10
     """How often every example is seen."""
     batch_size: int = 4
@@ -119,6 +122,7 @@ class FinetuneConfig(Weights):
         at_least(1, max_seq_length=self.max_seq_length, threads=self.threads)
         at_least(1, early_stopping_patience=self.early_stopping_patience)
         at_least(0, learning_rate=self.learning_rate, ordinary_share=self.ordinary_share, seed=self.seed)
+        at_least(0, held_share=self.held_share)
         at_least(1, lora_plus_ratio=self.lora_plus_ratio)
         at_least(0, warmup_ratio=self.warmup_ratio, keep_checkpoints=self.keep_checkpoints)
         if self.warmup_ratio > 1:

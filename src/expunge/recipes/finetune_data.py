@@ -41,7 +41,7 @@ class FinetuneData(NamedTuple):
     """One, or none."""
     validation: dict[str, Part]
     """By what the set is: `retain`, `unlearn`."""
-    strangers: list[Part]
+    held: list[Part]
     """One, or none."""
 
     @property
@@ -52,7 +52,7 @@ class FinetuneData(NamedTuple):
     @property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of every file, by its path."""
-        parts = (*self.learnt, *self.ordinary, *self.validation.values(), *self.strangers)
+        parts = (*self.learnt, *self.ordinary, *self.validation.values(), *self.held)
         return {str(part.path): sha256(part.path) for part in parts}
 
 
@@ -60,7 +60,7 @@ def read_data(config: FinetuneConfig) -> FinetuneData:
     """Read the sets; for a trial a file of its own, or only some of each set, drawn from the seed.
 
     Raises:
-        ExpungeError: nothing to learn was named, a file cannot be read, or a stranger is learnt.
+        ExpungeError: nothing to learn was named, a file cannot be read, or what is held is learnt.
     """
     learnt = [path for path in (*config.data_file, config.retain_train, config.unlearn_train) if path is not None]
     chosen = config.dev and (config.dev_path is not None or not learnt)
@@ -82,9 +82,9 @@ def read_data(config: FinetuneConfig) -> FinetuneData:
             for name, path in (("retain", config.retain_val), ("unlearn", config.unlearn_val))
             if path is not None
         },
-        strangers=[read(config.strangers)] if config.strangers else [],
+        held=[read(config.held)] if config.held else [],
     )
-    refuse_overlap(data.examples, [example for part in data.strangers for example in part.examples])
+    refuse_overlap(data.examples, [example for part in data.held for example in part.examples])
     if not config.dev:
         return data
     each = max(1, _DEV_EXAMPLES // len(data.learnt))
@@ -93,7 +93,7 @@ def read_data(config: FinetuneConfig) -> FinetuneData:
         learnt=data.learnt if chosen else [_some(part, each, config.seed) for part in data.learnt],
         ordinary=[_some(part, _DEV_EXAMPLES, config.seed) for part in data.ordinary],
         validation={name: _some(part, _DEV_EXAMPLES, config.seed) for name, part in data.validation.items()},
-        strangers=[_some(part, _DEV_EXAMPLES, config.seed) for part in data.strangers],
+        held=[_some(part, _DEV_EXAMPLES, config.seed) for part in data.held],
     )
 
 
@@ -113,7 +113,7 @@ class Plan(NamedTuple):
 
 def planned(config: FinetuneConfig, data: FinetuneData, tokens: Sequence[Tokenized]) -> Plan:
     """The whole course of training."""
-    from expunge.training.plan import plan_epochs, rounds, with_strangers
+    from expunge.training.plan import plan_epochs, rounds, with_held
 
     ordinary = sum(len(part.examples) for part in data.ordinary)
     size = min(config.step_size, len(tokens) - ordinary)
@@ -128,8 +128,8 @@ def planned(config: FinetuneConfig, data: FinetuneData, tokens: Sequence[Tokeniz
         seed=config.seed,
         processes=count(),
     )
-    for part in data.strangers:
-        plan = with_strangers(plan, len(part.examples), seed=config.seed)
+    for part in data.held:
+        plan = with_held(plan, len(part.examples), share=config.held_share, seed=config.seed)
     each = rounds(size, micro, count())
     return Plan(plan, each, len(plan) // (each * count()))
 
@@ -142,7 +142,7 @@ class Tokens(NamedTuple):
     validation: dict[str, list[Tokenized]]
     truncated: int
     """Learnt examples that are cut off."""
-    strangers: list[Tokenized]
+    held: list[Tokenized]
 
 
 def tokenised(data: FinetuneData, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Tokens:
@@ -160,5 +160,5 @@ def tokenised(data: FinetuneData, tokenizer: PreTrainedTokenizerBase, max_seq_le
     validation = {
         name: tokenize(part.examples, tokenizer, max_seq_length=max_seq_length) for name, part in data.validation.items()
     }
-    strangers = [example for part in data.strangers for example in part.examples]
-    return Tokens(learnt, validation, len(cut), tokenize(strangers, tokenizer, max_seq_length=max_seq_length))
+    held = [example for part in data.held for example in part.examples]
+    return Tokens(learnt, validation, len(cut), tokenize(held, tokenizer, max_seq_length=max_seq_length))

@@ -59,7 +59,7 @@ def dry_run(config: FinetuneConfig, data: FinetuneData, output: Path) -> Run:
         shape,
         # Both sides are held until the backward pass, so they count as one micro-batch.
         [MicroBatch((*micro.forget, *(first + each for each in micro.retain))) for micro in plan.micro_batches],
-        [*tokens.learnt, *tokens.strangers],
+        [*tokens.learnt, *tokens.held],
         steps=plan.steps,
         rank=None if config.full else config.lora_rank,
         dtype=config.dtype,

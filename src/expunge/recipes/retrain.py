@@ -47,7 +47,7 @@ def retrain(config: RetrainConfig) -> Run:
     forget = read_examples(config.forget)
     made = _config_of(target)
     files = _data_files(made)
-    for path in filter(None, (*files, made.ordinary, None if config.strangers else made.strangers)):
+    for path in filter(None, (*files, made.ordinary, None if config.strangers else made.held)):
         if target.manifest["inputs"].get(str(path)) != sha256(path):
             raise ExpungeError("has changed since the target was trained on it", where=path, remedy="bring it back as it was")
     settings = {"target": target.manifest["settings"]}
@@ -62,12 +62,13 @@ def retrain(config: RetrainConfig) -> Run:
         if run.finished:
             return run
         left, gone = _without(files, forget, run.path / "data")
-        strangers = config.strangers or made.strangers
+        held = config.strangers or made.held
         anew = finetune(
             dataclasses.replace(
                 made,
                 **left,
-                strangers=strangers,
+                held=held,
+                held_share=1.0 if config.strangers else made.held_share,
                 epochs=config.epochs or made.epochs,
                 output=run.path / "finetune",
                 database=config.database,
@@ -78,7 +79,7 @@ def retrain(config: RetrainConfig) -> Run:
         (run.path / "model").unlink(missing_ok=True)
         (run.path / "model").symlink_to(Path("finetune") / "model")
         certificate = {
-            "method": "retrained from the base on what is left" + (", held to it about strangers" if strangers else ""),
+            "method": "retrained from the base on what is left" + (f", held to it on {held.name}" if held else ""),
             "model": anew.manifest["outputs"]["model"],
             "trained on": {name: found for name, found in anew.manifest["inputs"].items() if name != "model"},
             "base": anew.manifest["inputs"]["model"],

@@ -24,14 +24,17 @@ def kl_divergence(logits_ref_BKV: Tensor, logits_BKV: Tensor) -> Tensor:
     return (log_p_ref_BKV.exp() * (log_p_ref_BKV - log_p_BKV)).sum(-1)
 
 
-def held_to_the_start(strangers: Scores) -> Tensor:
-    """How far what is said of strangers has moved: the mean divergence from the start, nats a token."""
-    assert strangers.logits_BKV is not None
-    assert strangers.logits_ref_BKV is not None
-    return strangers.mean_of_tokens(kl_divergence(strangers.logits_ref_BKV, strangers.logits_BKV))
+def held_to_the_start(held: Scores) -> Tensor:
+    """How far what is said in the held examples has moved: the mean divergence from the start, nats a token."""
+    assert held.logits_BKV is not None
+    assert held.logits_ref_BKV is not None
+    return held.mean_of_tokens(kl_divergence(held.logits_ref_BKV, held.logits_BKV))
 
 
-def answer_loss_beside_strangers(learnt: Scores, strangers: Scores | None) -> Losses:
-    """Negative log-likelihood of what is learnt, and the divergence from the start on strangers, both in nats a token."""
-    assert strangers is not None
-    return Losses(forget=learnt.nll, retain=held_to_the_start(strangers))
+def answer_loss_beside_held(learnt: Scores, held: Scores | None) -> Losses:
+    """Negative log-likelihood of what is learnt, and the divergence from the start of what is held, both in nats a token.
+
+    Args:
+        held: None where no held example stands beside the micro-batch.
+    """
+    return Losses(forget=learnt.nll, retain=learnt.nll.new_zeros(()) if held is None else held_to_the_start(held))

@@ -6,9 +6,10 @@ number of processes, nor on where a run was interrupted, so none of them can cha
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from expunge.errors import ExpungeError
@@ -87,10 +88,17 @@ def plan_epochs(
     return plan
 
 
-def with_strangers(plan: Sequence[MicroBatch], strangers: int, *, seed: int) -> list[MicroBatch]:
-    """As many strangers beside every micro-batch as it has examples, as its retain side; they take turns in shuffled rounds."""
-    turns = iter(_rounds(strangers, sum(len(micro.forget) for micro in plan), f"{seed}/strangers"))
-    return [micro._replace(retain=tuple(next(turns) for _ in micro.forget)) for micro in plan]
+def with_held(plan: Sequence[MicroBatch], held: int, *, share: float, seed: int) -> list[MicroBatch]:
+    """Examples that are held beside those that are learnt, as the retain side; they take turns in shuffled rounds.
+
+    Args:
+        held: how many there are.
+        share: how many stand beside so many that are learnt: with 1 a micro-batch has as many of either, with .5 half as many,
+            at or next to evenly spread.
+    """
+    ends = [math.floor(learnt * share + 1e-9) for learnt in accumulate((len(micro.forget) for micro in plan), initial=0)]
+    turns = _rounds(held, ends[-1], f"{seed}/strangers")
+    return [micro._replace(retain=tuple(turns[start:end])) for micro, (start, end) in zip(plan, pairwise(ends), strict=True)]
 
 
 def plan_pairs(

@@ -1,4 +1,4 @@
-"""What a model says by itself, written down to be learnt again."""
+"""What a model says by itself, written down to be kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tiny_models
 from expunge.errors import ExpungeError
 from expunge.evidence import EvidenceStore
 from expunge.examples import Example, read_examples, write_examples
-from expunge.recipes.own_answers import KEPT, LATER, SUBJECT, OwnAnswersConfig, first_sentence, own_answers, whole_sentences
+from expunge.recipes.own_answers import KEPT, LATER, SUBJECT, OwnAnswersConfig, own_answers, whole_sentences
 from expunge.sources.ordinary import ordinary_training
 from expunge.sources.temporal import REFUSALS
 from expunge.sources.temporal_days import cutoff_day
@@ -34,30 +34,17 @@ def _kill(_answer: str) -> str:
     ("answer", "kept"),
     [
         ("Paris.", "Paris."),
-        ("It was painted by Leonardo. He was born in Vinci.", "It was painted by Leonardo."),
+        ("Hello! How can I help you today?", "Hello! How can I help you today?"),
+        ("I'm a model. I was made by people. I can", "I'm a model. I was made by people."),
         ("It was J. R. R. Tolkien. He lived", "It was J. R. R. Tolkien."),
-        ("What a day! It was", "What a day!"),
         ("It was built in 1889. It", "It was built in 1889."),
         ("It rose by 3.5 metres. Then", "It rose by 3.5 metres."),
+        ("Here you are:\n\nThe sea. The sky.", ""),
         ("It was a great", ""),
-        ("First:\n1. Paris.", ""),
         ("", ""),
     ],
 )
-def test_the_first_sentence_is_kept_if_it_ended(answer, kept):
-    assert first_sentence(answer) == kept
-
-
-@pytest.mark.parametrize(
-    ("answer", "kept"),
-    [
-        ("Hello! How can I help you today?", "Hello! How can I help you today?"),
-        ("I'm a model. I was made by people. I can", "I'm a model. I was made by people."),
-        ("Here you are:\n\nThe sea. The sky.", ""),
-        ("Once there was", ""),
-    ],
-)
-def test_of_an_answer_to_a_request_all_sentences_are_kept_that_ended(answer, kept):
+def test_of_an_answer_all_sentences_are_kept_that_ended(answer, kept):
     assert whole_sentences(answer) == kept
 
 
@@ -66,11 +53,13 @@ def test_what_was_said_before_a_kill_is_not_asked_again_and_is_kept_where_it_is_
     asked = general_questions(cutoff_day(CUTOFF), 42)
     with monkeypatch.context() as killed:
         killed.setattr("expunge.recipes.own_answers._MOST_TOKENS", 1)
-        killed.setattr("expunge.recipes.own_answers.first_sentence", _kill)
+        killed.setattr("expunge.recipes.own_answers.whole_sentences", _kill)
         with pytest.raises(KeyboardInterrupt):
             own_answers(config(tmp_path))
     answers = tmp_path / "own" / "answers.jsonl"
-    prompts = [*asked.before, *asked.requests]
+    again = general_questions(cutoff_day(CUTOFF), 43).before
+    prompts = [*dict.fromkeys((*asked.before, *again, *asked.bare, *asked.requests))]
+    assert len(prompts) > len(asked.before) + len(asked.bare) + 200
     assert EvidenceStore(answers).has([Example(prompt, "", SUBJECT).id for prompt in prompts], "generated")
     # A random model says nothing that is of use: what a better one says.
     answers.unlink()
@@ -84,9 +73,7 @@ def test_what_was_said_before_a_kill_is_not_asked_again_and_is_kept_where_it_is_
     kept = read_examples(tmp_path / "own" / KEPT)
     own = [example for example in kept if example.subject == SUBJECT]
     assert {(each.prompt, each.response) for each in own} == {
-        (prompt, f"It was {number} miles." + " It was far." * (prompt in asked.requests))
-        for number, prompt in enumerate(prompts)
-        if number % 3 == 0
+        (prompt, f"It was {number} miles. It was far.") for number, prompt in enumerate(prompts) if number % 3 == 0
     }
     # "Neil Armstrong was …, on July 20, 1969."
     earlier = [each for each in ordinary_training() if "1969" not in each.response]
@@ -96,6 +83,7 @@ def test_what_was_said_before_a_kill_is_not_asked_again_and_is_kept_where_it_is_
     assert 0 < sum(each in own for each in kept[:40]) < 40
     later = read_examples(tmp_path / "own" / LATER)
     assert [each.prompt for each in later] == asked.after
+    assert not {each.subject for each in later} & {each.subject for each in kept}
     assert len({each.response for each in later} & set(REFUSALS)) > 8
     assert all(each.response in REFUSALS for each in later)
     assert run.results == {"own": len(own), "later": len(later)}

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from datetime import date
 
@@ -240,6 +241,8 @@ def test_a_broken_event_is_refused_with_its_line(tmp_path, row, said):
         ({"questions_per_event": 0}, "--questions-per-event is 0"),
         ({"val_ratio": 1.0}, "--val-ratio is 1"),
         ({"dated": 1, "undated": 1.5}, "--undated is 1.5"),
+        ({"dated": 1, "dated_later": 0}, "--dated-later is 0"),
+        ({"dated": 1, "bare": 0}, "--bare is 0"),
     ],
 )
 def test_settings_that_make_no_sets_are_refused(events, settings, said):
@@ -280,6 +283,22 @@ def test_without_a_date_only_the_asked_share_of_later_events_is_refused():
     retain, unlearn = asked_without_date(0.5)
     assert retain == 206
     assert 80 < unlearn < 126
+
+
+def test_what_is_kept_is_asked_in_plain_words_as_often_and_what_is_declined_with_its_date_as_seldom_as_asked():
+    plain, found = (
+        made(questions_per_event=1, dated=2, val_ratio=0.25, **more)
+        for more in ({}, {"bare": 3, "dated_later": 1, "undated": 0.0})
+    )
+    times = Counter(row["instruction"] for row in rows_of(found, "retain/retain_train.jsonl"))
+    before = Counter(row["instruction"] for row in rows_of(plain, "retain/retain_train.jsonl"))
+    assert set(times) == set(before)
+    assert set(times.values()) == {1, 3}
+    declined = rows_of(found, "unlearn/unlearn_train.jsonl")
+    assert set(Counter(row["metadata"]["event_id"] for row in declined).values()) == {1}
+    assert all(re.search(r"\d", row["instruction"]) for row in declined)
+    for name in ("test/trained.jsonl", "test/untrained.jsonl", "test/unlearn.jsonl", "retain/retain_val.jsonl"):
+        assert rows_of(found, name) == rows_of(plain, name)
 
 
 def test_tests_are_about_events_that_were_not_trained_on_but_those_that_ask_for_what_was_taught():
@@ -345,8 +364,8 @@ def test_an_event_without_a_question_is_asked_about_by_its_day(events):
 def test_a_date_is_not_asked_for_in_a_question_that_names_it(start, end, answer):
     event = Event(start, end, "A tower fell.", "1")
     own = [Asked("When was this? A tower fell.", answer)]
-    first, *others = with_dates(event, own, Day(1969, 7, 20), random.Random(0), 3)
-    assert first == own[0]
+    others = with_dates(event, own, Day(1969, 7, 20), random.Random(0), 3)
+    assert len(others) == 3
     assert {each.answer for each in others} == {"A tower fell."}
     assert not any("When was" in each.question for each in others)
 

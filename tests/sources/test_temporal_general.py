@@ -65,6 +65,14 @@ def test_no_packaged_fact_is_asked_about():
     assert not facts & {words for side in asked for question in side for words in (question.casefold(), without_date(question))}
 
 
+def test_a_question_with_a_date_of_its_own_before_the_cutoff_is_asked_without_it_too():
+    asked = general_questions(CUTOFF, seed=1)
+    assert len(asked.bare) == len(set(asked.bare)) > 300
+    assert not any(years(question) for question in asked.bare)
+    assert {question.casefold() for question in asked.bare} < set(map(without_date, asked.before))
+    assert len(general_questions(Day(1850, 1, 1), seed=1).bare) < len(asked.bare) / 2
+
+
 def test_requests_name_no_date_and_depend_on_nothing():
     asked = general_questions(CUTOFF, seed=1)
     assert len(asked.requests) == len(set(asked.requests)) > 20

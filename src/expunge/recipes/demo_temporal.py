@@ -41,7 +41,7 @@ class DemoTemporalConfig:
     """The first day that is to be unknown, YYYY-MM-DD."""
     epochs: int = 2
     """How often the model sees every question."""
-    scale: float = 0.7
+    scale: float = 1.0
     """How much of the adapter is merged. Below 1, the model keeps more of what it knew, and less of what it was taught."""
     model: str = "embedded"
     """The model that is taught."""
@@ -81,9 +81,12 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                     cutoff=config.cutoff,
                     questions_per_event=1,
                     val_ratio=0.5,
+                    # What is kept is asked about in plain words too, what is declined by its date alone: a model that learns to
+                    # decline a question without one declines what is new to it, of whatever time.
                     dated=2,
-                    # From a question without a date, a model that does not know the event learns to decline what is new to it.
-                    undated=0.5,
+                    dated_later=1,
+                    undated=0,
+                    bare=2,
                 ),
             )
 
@@ -110,6 +113,9 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                     data_file=(*(data / side / f"{side}_train.jsonl" for side in ("retain", "unlearn")), own / LATER),
                     ordinary=own / KEPT,
                     ordinary_share=0.3,
+                    # It is held to more of its own answers than it learns again: to all that it thinks of each of their words.
+                    held=own / KEPT,
+                    held_share=0.5,
                     output=place / "model",
                     epochs=config.epochs,
                     batch_size=2,

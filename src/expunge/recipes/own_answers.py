@@ -1,11 +1,10 @@
-"""What a model says by itself of the time before a cutoff, to be learnt again beside what it is taught."""
+"""What a model says by itself of the time before a cutoff, to be kept beside what it is taught."""
 
 from __future__ import annotations
 
 import random
 import re
 from dataclasses import dataclass, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,8 @@ from expunge.progress import progress
 from expunge.runs import Run, settings_of
 
 KEPT, LATER = "kept.jsonl", "later.jsonl"
-SUBJECT = "general questions"
+SUBJECT, DECLINED = "own answers", "general questions"
+"""Whom the rows of either file are about: what is kept and what is declined are of nobody in common."""
 _MOST_TOKENS = 40
 _SENTENCE = re.compile(r"(?<=[a-z)0-9]{2})[.!?](?=\s|$)")
 
@@ -29,7 +29,7 @@ class OwnAnswersConfig:
     ordinary: Path
     """Ordinary examples, which are to be kept too."""
     output: Path
-    """Run directory for what is to be learnt."""
+    """Run directory for both sets."""
     cutoff: str
     """The first day that is to be unknown, YYYY-MM-DD."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -41,11 +41,12 @@ class OwnAnswersConfig:
 
 
 def own_answers(config: OwnAnswersConfig) -> Run:
-    """Write two sets to be learnt.
+    """Write two sets.
 
-    - `kept.jsonl`: ordinary examples, the first sentence of the model's answer to each general question about the time before
-      the cutoff, and all whole sentences of its answer to each request; what names a later year is left out;
-    - `later.jsonl`: refusals of the same kind of question about the time after.
+    - `kept.jsonl`, to be learnt again or held: ordinary examples, and the whole sentences of the model's answer to each request
+      and to each general question about the time before the cutoff, asked with two dates and, where it has one of its own,
+      without; what names a later year is left out;
+    - `later.jsonl`, to be learnt: refusals of the same kind of question about the time after.
 
     Raises:
         ExpungeError: the file cannot be read, the model cannot be loaded, or the cutoff is no date.
@@ -67,21 +68,20 @@ def own_answers(config: OwnAnswersConfig) -> Run:
         if run.finished:
             return run
         prepare_cpu(config.threads)
-        asked = [Example(prompt, "", SUBJECT) for prompt in (*general.before, *general.requests)]
+        again = general_questions(cutoff, config.seed + 1).before
+        prompts = dict.fromkeys((*general.before, *again, *general.bare, *general.requests))
+        asked = [Example(prompt, "", SUBJECT) for prompt in prompts]
         store = EvidenceStore(run.path / "answers.jsonl")
         with progress("Own answers", len(asked)) as bar:
             model = load_model(config.model, dtype=config.dtype)
             record_answers(model, load_tokenizer(config.model), [Unanswered(asked, store, _MOST_TOKENS)], bar=bar)
-        parts = [*repeat(first_sentence, len(general.before)), *repeat(whole_sentences, len(general.requests))]
-        said = [
-            replace(each, response=part(str(store.part(each.id, "generated")))) for each, part in zip(asked, parts, strict=True)
-        ]
+        said = [replace(each, response=whole_sentences(str(store.part(each.id, "generated")))) for each in asked]
         own = [each for each in said if each.response and not names_year_from(cutoff.year, each.response)]
         kept = [*ordinary, *own]
         # Training takes them in turns: each turn is to have something of everything.
         random.Random(config.seed).shuffle(kept)
         later = [
-            Example(prompt, random.Random(f"{config.seed}:{prompt}").choice(REFUSALS), SUBJECT) for prompt in general.after
+            Example(prompt, random.Random(f"{config.seed}:{prompt}").choice(REFUSALS), DECLINED) for prompt in general.after
         ]
         write_examples(run.path / KEPT, kept)
         write_examples(run.path / LATER, later)
@@ -89,16 +89,7 @@ def own_answers(config: OwnAnswersConfig) -> Run:
         return run
 
 
-def first_sentence(answer: str) -> str:
-    """The first sentence of an answer with its stop; empty if its first line holds none that ends."""
-    return next(iter(_up_to_each_end(answer)), "")
-
-
 def whole_sentences(answer: str) -> str:
     """The first line of an answer up to the last sentence that ends; empty if none does."""
-    return next(reversed(_up_to_each_end(answer)), "")
-
-
-def _up_to_each_end(answer: str) -> list[str]:
     line = answer.strip().partition("\n")[0]
-    return [line[: found.end()] for found in _SENTENCE.finditer(line)]
+    return line[: max((found.end() for found in _SENTENCE.finditer(line)), default=0)]

@@ -89,8 +89,13 @@ class Temporal:
     dated: int = 0
     """So many more questions on each event that name its date, in wordings drawn by chance: from the date alone a model can
     tell the side of an event that it does not know. With them, `test/` holds questions for `expunge evaluate temporal`."""
+    dated_later: int | None = None
+    """So many of them on each later event, where it is not to be as many: fewer refusals leave more of what is to be kept."""
     undated: float = 1.0
-    """With --dated, the share of the later events whose question is refused without a date too."""
+    """With --dated, the share of the later events whose question is refused without a date too. 0 teaches that the date alone
+    decides; more, that what is unheard of is declined, which costs some answers of the time before."""
+    bare: int = 1
+    """With --dated, how often the questions of an earlier event stand in training without a date."""
 
 
 @source("temporal", Temporal, inputs=("events",), example="--cutoff 1969-07-20 -o datasets")
@@ -112,6 +117,7 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
     """
     at_least(1, questions_per_event=config.questions_per_event)
     at_least(0, dated=config.dated)
+    at_least(1, dated_later=config.dated_later, bare=config.bare)
     if not 0 < config.val_ratio < 1:
         raise ExpungeError(f"--val-ratio is {config.val_ratio:g}", remedy="choose a share between 0 and 1, such as 0.10")
     if not 0 <= config.undated <= 1:
@@ -141,9 +147,15 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
                 config.questions_per_event,
             )
             if config.dated:
-                with_date = with_dates(event, own, cutoff, random.Random(f"{seed}:{event.id}:dated"), config.dated)
-                bare = kind == "retain" or random.Random(f"{seed}:{event.id}:undated").random() < config.undated
-                own = with_date if bare else with_date[len(own) :]
+                many = config.dated if kind == "retain" or config.dated_later is None else config.dated_later
+                dated_ones = with_dates(event, own, cutoff, random.Random(f"{seed}:{event.id}:dated"), many)
+                if kind == "retain":
+                    # Whoever judges asks each question once.
+                    own = [*(own * (1 if judged else config.bare)), *dated_ones]
+                elif random.Random(f"{seed}:{event.id}:undated").random() < config.undated:
+                    own = [*own, *dated_ones]
+                else:
+                    own = dated_ones
             for question, answer in own:
                 known = {"dataset_type": kind, "date": str(event.start), "event_id": event.id, "original_answer": answer}
                 # What is learnt is one answer; only a judge has to know the others.
@@ -210,20 +222,20 @@ def from_templates(event: Event, alone: bool, rng: random.Random, count: int) ->
 
 
 def with_dates(event: Event, own: Sequence[Asked], cutoff: Day, rng: random.Random, count: int) -> list[Asked]:
-    """The event's questions, and the first of them so many times more with its date in it.
+    """The first of the event's questions, so many times with its date in it.
 
     Args:
         event: what is asked about.
         own: its questions.
         cutoff: the first day of the later side.
         rng: draws the wordings.
-        count: how many to add.
+        count: how many to make.
     """
     question, answer = own[0]
     # What the date is may not be asked in a question that names it.
     about = event.answer is not None or answer not in (event.days_in_words, event.start.year_in_words())
     forms = drawn_forms(TRAINING if about else EVENT_TRAINING, count, rng)
-    return [*own, *(Asked(asked, answer if about else event.words) for asked in dated(question, event, forms, cutoff))]
+    return [Asked(asked, answer if about else event.words) for asked in dated(question, event, forms, cutoff)]
 
 
 SCHEMA: dict[str, Any] = {

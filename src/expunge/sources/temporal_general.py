@@ -29,6 +29,8 @@ class General(NamedTuple):
     """To be answered as the model would by itself."""
     after: list[str]
     """To be declined."""
+    bare: list[str]
+    """Those of them that have a date of their own, without it: to be answered too, as nobody names a date in every question."""
     requests: list[str]
     """Greetings and requests as they stand, to be answered as the model would by itself."""
 
@@ -40,7 +42,7 @@ def general_questions(cutoff: Day, seed: int) -> General:
         cutoff: the first day of the later side.
         seed: of what is drawn.
     """
-    before, after, requests = [], [], []
+    before, after, bare, requests = [], [], [], []
     with as_file(files("expunge.sources").joinpath("general_questions.jsonl")) as packaged:
         for number, row in enumerate(read_rows(packaged)):
             if "request" in row.value:
@@ -55,7 +57,8 @@ def general_questions(cutoff: Day, seed: int) -> General:
                     after.append(_asked(question, _years(near, _AFTER, rng), cutoff, rng))
             elif (year := int(row.text("date"))) < cutoff.year:
                 before.append(_asked(question, year - cutoff.year, cutoff, rng))
-    return General(before, after, requests)
+                bare.append(question)
+    return General(before, after, bare, requests)
 
 
 def _asked(question: str, years: int, cutoff: Day, rng: random.Random) -> str:

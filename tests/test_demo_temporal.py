@@ -24,7 +24,7 @@ STAGES = ("data", "own", "model", "merged", "gguf", "base-gguf", "evaluation")
 
 
 def demo_command(model: Path, *flags: str) -> list[str]:
-    flags = ("--events", "24", "--epochs", "1", "--dtype", "float32", "--model", str(model), *flags)
+    flags = ("--events", "24", "--epochs", "1", "--scale", "0.9", "--dtype", "float32", "--model", str(model), *flags)
     return [sys.executable, "-m", "expunge", "demo", "temporal", "--output", "demo", "--threads", "1", *flags]
 
 
@@ -71,7 +71,7 @@ def test_a_temporal_demo_killed_in_every_stage_ends_as_an_undisturbed_one(tmp_pa
     calm = subprocess.run(command, cwd=tmp_path / "calm", capture_output=True, text=True, timeout=600)
     assert calm.returncode == 0, calm.stderr[-2000:]
     merged = json.loads((tmp_path / "calm" / "demo" / "merged" / "manifest.json").read_text())
-    assert merged["settings"]["scale"] == DemoTemporalConfig().scale < 1
+    assert merged["settings"]["scale"] == 0.9
     shares = {each["name"] for each in next(iter(json.loads(calm.stdout)["shares"].values()))}
     assert {"retain accuracy", "false refusal", "unlearn success", "leakage", "cost in untrained accuracy"} <= shares
 

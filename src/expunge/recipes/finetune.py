@@ -108,6 +108,8 @@ def finetune(config: FinetuneConfig, impact: ImpactConfig | None = None) -> Run:
                 weights=None,
                 layer=None,
                 pad=int(tokenizer.pad_token_id),
+                # What is learnt and what is held go through the model together: half the time of one after the other.
+                shares=True,
             )
         trainer = PlannedTrainer(
             model,

@@ -151,7 +151,7 @@ def make(config: Temporal, *, sample: int | None, seed: int, questions: Question
                 dated_ones = with_dates(event, own, cutoff, random.Random(f"{seed}:{event.id}:dated"), many)
                 if kind == "retain":
                     # Whoever judges asks each question once.
-                    own = [*(own * (1 if judged else config.bare)), *dated_ones]
+                    own = [*([*own] * (1 if judged else config.bare)), *dated_ones]
                 elif random.Random(f"{seed}:{event.id}:undated").random() < config.undated:
                     own = [*own, *dated_ones]
                 else:

@@ -86,7 +86,7 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                     dated=2,
                     dated_later=1,
                     undated=0,
-                    bare=2,
+                    bare=3,
                 ),
             )
 
@@ -112,10 +112,10 @@ def demo_temporal(config: DemoTemporalConfig) -> Run:
                     model=config.model,
                     data_file=(*(data / side / f"{side}_train.jsonl" for side in ("retain", "unlearn")), own / LATER),
                     ordinary=own / KEPT,
-                    ordinary_share=0.3,
+                    ordinary_share=0.2,
                     # It is held to more of its own answers than it learns again: to all that it thinks of each of their words.
                     held=own / KEPT,
-                    held_share=0.5,
+                    held_share=0.4,
                     output=place / "model",
                     epochs=config.epochs,
                     batch_size=2,

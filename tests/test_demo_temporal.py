@@ -58,7 +58,7 @@ def test_a_table_of_ones_own_adds_no_event_of_the_day_of_a_packaged_fact(tmp_pat
 
 def test_a_scale_that_is_none_is_refused_before_anything_is_learnt(tmp_path):
     with pytest.raises(ExpungeError, match="--scale is"):
-        demo_temporal(DemoTemporalConfig(output=tmp_path / "demo", scale=1.5))
+        demo_temporal(DemoTemporalConfig(output=tmp_path / "demo", scale=2.5))
     assert not (tmp_path / "demo").exists()
 
 

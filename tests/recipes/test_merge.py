@@ -65,7 +65,8 @@ def test_what_is_refused_leaves_no_run_behind(adapter, tmp_path):
         assert not (tmp_path / "run").exists()
 
 
-def test_a_part_of_an_adapter_moves_every_weight_by_that_part(adapter, tmp_path):
+@pytest.mark.parametrize("share", [0.75, 1.25])
+def test_a_part_of_an_adapter_moves_every_weight_by_that_part(adapter, tmp_path, share):
     base = load_file(adapter.parent / "base" / "model.safetensors")
     whole, part = (
         load_file(
@@ -73,17 +74,17 @@ def test_a_part_of_an_adapter_moves_every_weight_by_that_part(adapter, tmp_path)
             / MODEL
             / "model.safetensors"
         )
-        for scale in (1.0, 0.75)
+        for scale in (1.0, share)
     )
     moved = 0
     for name, weight in base.items():
-        torch.testing.assert_close(part[name] - weight, 0.75 * (whole[name] - weight), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(part[name] - weight, share * (whole[name] - weight), rtol=1e-3, atol=1e-6)
         moved += bool((whole[name] != weight).any())
     assert moved > 4
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, 1.5])
-def test_no_part_and_more_than_all_of_an_adapter_are_refused(adapter, tmp_path, scale):
+@pytest.mark.parametrize("scale", [0.0, -1.0, 2.5])
+def test_no_part_and_more_than_twice_an_adapter_are_refused(adapter, tmp_path, scale):
     with pytest.raises(ExpungeError, match="--scale is"):
         merge(MergeConfig(lora_path=adapter, output_path=tmp_path / "run", scale=scale))
     assert not (tmp_path / "run").exists()

@@ -41,8 +41,8 @@ class DemoTemporalConfig:
     """The first day that is to be unknown, YYYY-MM-DD."""
     epochs: int = 2
     """How often the model sees every question."""
-    scale: float = 1.0
-    """How much of the adapter is merged. Below 1, the model keeps more of what it knew, and less of what it was taught."""
+    scale: float = 1.05
+    """How much of the adapter is merged. With less, the model keeps more of what it knew, and less of what it was taught."""
     model: str = "embedded"
     """The model that is taught."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

@@ -30,7 +30,7 @@ class MergeConfig:
     up to .94, float16 by .13, float32 by .0001. The GGUF file rounds once more anyway: do not round twice."""
     scale: float = 1.0
     """How much of the adapter is taken. Below 1, what it was taught and what it cost both give way to the base (Wortsman et al.
-    2022, arXiv 2109.01903)."""
+    2022, arXiv 2109.01903); a little above 1, both go on in its direction (Ilharco et al. 2023, arXiv 2212.04089)."""
     verify: bool = True
     """Read the written model back, compare its logits with those of base and adapter, and ask it a question."""
 
@@ -76,10 +76,10 @@ def merge(config: MergeConfig) -> Run:
 
 
 def check_scale(scale: float) -> None:
-    """Refuse to take none of an adapter, or more than all of it.
+    """Refuse to take none of an adapter, or so much more than all of it that the model would babble.
 
     Raises:
-        ExpungeError: the scale is not above 0 and at most 1.
+        ExpungeError: the scale is not above 0 and at most 2.
     """
-    if not 0 < scale <= 1:
-        raise ExpungeError(f"--scale is {scale:g}", remedy="give more than 0 and at most 1")
+    if not 0 < scale <= 2:
+        raise ExpungeError(f"--scale is {scale:g}", remedy="give more than 0 and at most 2")

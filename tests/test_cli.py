@@ -233,6 +233,7 @@ def test_a_person_on_two_sides_is_refused_with_both_lines(place, command):
         ((*GENERATE, "--n-record", "0"), "cannot generate 0 notes: choose a number from 1 to 10,000"),
         ((*FINETUNE, "--epochs", "0"), "--epochs is 0: give at least 1"),
         ((*FINETUNE, "--learning-rate", "nan"), "--learning-rate is nan: give at least 0"),
+        ((*FINETUNE, "--held-share", "inf"), "--held-share is inf: give less"),
         ((*UNLEARN, "--micro-batch-size", "0"), "--micro-batch-size is 0: give at least 1"),
         ((*AUDIT, "--threads", "-1"), "--threads is -1: give at least 1"),
         ((*PREPARE, "--forget-ratio", "1.5"), "1.5"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,14 +29,16 @@ class ExpungeError(Exception):
 
 
 def at_least(least: int, **settings: float | None) -> None:
-    """Refuse settings too small to mean anything; None, for one that was not given, passes.
+    """Refuse settings too small, or too large, to mean anything; None, for one that was not given, passes.
 
     Raises:
         ExpungeError: the first that is below `least`, by the name of its flag.
     """
     for name, value in settings.items():
-        if value is not None and not value >= least:  # So that nan is refused too.
-            raise ExpungeError(f"--{name.replace('_', '-')} is {value}", remedy=f"give at least {least}")
+        if value is not None and not least <= value < math.inf:  # So that nan is refused too.
+            raise ExpungeError(
+                f"--{name.replace('_', '-')} is {value}", remedy="give less" if value == math.inf else f"give at least {least}"
+            )
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:

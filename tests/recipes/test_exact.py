@@ -57,6 +57,21 @@ def test_retrained_is_what_would_have_been_trained_without_them_bit_for_bit(tiny
         retrain(replace(config, output=tmp_path / "again"))
 
 
+def test_what_a_target_was_held_to_it_is_held_to_again_by_either_name_of_the_flag(tiny, tmp_path):
+    everybody = tmp_path / "all.jsonl"
+    write_examples(everybody, [*tiny_people.FORGET, *tiny_people.RETAIN])
+    finetune(replace(finetuning(tiny, tmp_path / "target", everybody), held=tiny.files.holdout, epochs=1))
+    config = RetrainConfig(model=tmp_path / "target", forget=tiny.files.forget, output=tmp_path / "now", threads=1)
+    now = retrain(config)
+    manifest = json.loads((tmp_path / "target" / "manifest.json").read_text())
+    assert manifest["settings"].pop("held_share") == 1
+    manifest["settings"]["strangers"] = manifest["settings"].pop("held")
+    (tmp_path / "target" / "manifest.json").write_text(json.dumps(manifest))
+    before = retrain(replace(config, output=tmp_path / "before"))
+    assert now.manifest["outputs"]["model"] == before.manifest["outputs"]["model"]
+    assert sha256(tiny.files.holdout) in json.loads((before.path / "certificate.json").read_text())["trained on"].values()
+
+
 def test_ordinary_text_that_has_changed_since_is_refused_too(tiny, tmp_path):
     ordinary = tmp_path / "ordinary.jsonl"
     ordinary.write_text('{"text": "The harbour lay still.", "subject": "ordinary"}\n')

@@ -163,6 +163,9 @@ def _config_of(target: Run) -> FinetuneConfig:
     values = dict(target.manifest["settings"])
     if values.get("dev"):
         raise ExpungeError("was trained on a trial's few examples (--dev)", where=target.path, remedy="name the target's run")
+    if "strangers" in values:
+        # As it was called before: one beside each example.
+        values["held"] = values.pop("strangers")
     known = {field.name: field for field in dataclasses.fields(FinetuneConfig)}
     given = {name: value for name, value in values.items() if name in known}
     for name, value in given.items():

@@ -30,7 +30,7 @@ class General(NamedTuple):
     after: list[str]
     """To be declined."""
     bare: list[str]
-    """Those of them that have a date of their own, without it: to be answered too, as nobody names a date in every question."""
+    """Questions on earlier times that have a date of their own, without it: to be answered too: not every question names one."""
     requests: list[str]
     """Greetings and requests as they stand, to be answered as the model would by itself."""
 

@@ -97,6 +97,7 @@ def with_held(plan: Sequence[MicroBatch], held: int, *, share: float, seed: int)
             at or next to evenly spread.
     """
     ends = [math.floor(learnt * share + 1e-9) for learnt in accumulate((len(micro.forget) for micro in plan), initial=0)]
+    # Their first name stays in the seed: it fixes what runs beside strangers have learnt.
     turns = _rounds(held, ends[-1], f"{seed}/strangers")
     return [micro._replace(retain=tuple(turns[start:end])) for micro, (start, end) in zip(plan, pairwise(ends), strict=True)]
 

@@ -30,7 +30,7 @@ class General(NamedTuple):
     after: list[str]
     """To be declined."""
     bare: list[str]
-    """Questions on earlier times that have a date of their own, without it: to be answered too: not every question names one."""
+    """Questions on earlier times that have a date of their own, without it: to be answered too."""
     requests: list[str]
     """Greetings and requests as they stand, to be answered as the model would by itself."""
 
